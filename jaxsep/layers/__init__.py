@@ -1,0 +1,1 @@
+"""Blocks that two papers or more use."""

@@ -1,0 +1,1 @@
+"""Scores, each named by its protocol."""

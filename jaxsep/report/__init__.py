@@ -1,0 +1,1 @@
+"""Curves, spectrogram panels and the page that shows a run."""
