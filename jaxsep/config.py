@@ -1,0 +1,171 @@
+"""Configs: one Python file per paper gives values, the linen dataclasses are the schema.
+
+A config file holds `get_config(variant) -> ConfigDict`, `VARIANTS` (name -> parameters of the published
+implementation, or None) and the paper in its docstring; `configs/common.py` gives every key its default, so
+that a misspelt key is refused with a suggestion. Nothing here imports TensorFlow, and nothing is looked up by a
+string that a user wrote, except in the tables of models, front ends, heads, post-filters and losses.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxsep.types import JaxsepError
+
+
+def configs_folder() -> Path:
+    """The folder of the config files: beside the package in a checkout, inside it when installed as a wheel."""
+    package = Path(__file__).parent
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def load_module(path: str | Path):
+    """The module of a config file.
+
+    Raises:
+        JaxsepError: there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        fallback = configs_folder() / path.name
+        if not fallback.is_file():
+            known = ", ".join(sorted(p.stem for p in configs_folder().glob("*.py") if p.stem != "common"))
+            raise JaxsepError(f"{path}: no such config file; the suite has {known} in {configs_folder()}")
+        path = fallback
+    spec = importlib.util.spec_from_file_location(f"jaxsep_config_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_config(spec: str | Path) -> ConfigDict:
+    """The config of `path.py` or `path.py:variant`.
+
+    Raises:
+        JaxsepError: unknown file or variant.
+    """
+    path, _, variant = str(spec).partition(":")
+    module = load_module(path)
+    return module.get_config(variant) if variant else module.get_config()
+
+
+def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
+    """`table[name]`, or an error that names `what` and the nearest entry.
+
+    Raises:
+        JaxsepError: `name` is not in the table.
+    """
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(str(name), table, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise JaxsepError(f"{what}={name!r} is unknown, expected one of {', '.join(table)}{hint}")
+
+
+def construct(table: Mapping[str, Any], spec: Mapping[str, Any], what: str, **extra: Any) -> Any:
+    """Builds `table[spec["name"]]` from the other keys of `spec`; lists become tuples.
+
+    Args:
+        table: name -> class (a dataclass or a linen module).
+        spec: config values; `name` chooses the class, the rest are its fields.
+        what: the config key, for messages.
+        extra: fields that do not come from the config.
+
+    Raises:
+        JaxsepError: an unknown name, or a key that is not a field of the class.
+    """
+    values = {key: _frozen(value) for key, value in spec.items() if key != "name"}
+    cls = choose(table, spec["name"], f"{what}.name")
+    fields = [f.name for f in dataclasses.fields(cls) if f.init and f.name not in ("parent", "name")]
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise JaxsepError(f"{what}.{key} is not a field of {cls.__name__} ({', '.join(fields)}){hint}")
+    return cls(**values, **extra)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples and ConfigDicts as dicts, so that modules stay hashable."""
+    if isinstance(value, ConfigDict | Mapping):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def parse_sources(text: str) -> dict[str, tuple[str, ...]]:
+    """Sources and the stems that each is the sum of.
+
+    `"vocals,accompaniment=drums+bass+other"` gives `{"vocals": ("vocals",), "accompaniment": ("drums", "bass", "other")}`.
+
+    Raises:
+        JaxsepError: an empty or repeated name.
+    """
+    sources: dict[str, tuple[str, ...]] = {}
+    for part in text.split(","):
+        name, _, stems = (word.strip() for word in part.partition("="))
+        members = tuple(stem.strip() for stem in (stems or name).split("+"))
+        if not name or not all(members):
+            raise JaxsepError(f"sources={text!r}: an empty name; write e.g. vocals,accompaniment=drums+bass+other")
+        if name in sources or len(set(members)) < len(members):
+            raise JaxsepError(f"sources={text!r}: {name!r} or one of its stems is named twice")
+        sources[name] = members
+    return sources
+
+
+def parse_stems(text: str) -> tuple[str, ...]:
+    """The stems that make up a song: `"vocals,drums,bass,other"`, each once.
+
+    Raises:
+        JaxsepError: an empty or repeated name.
+    """
+    return tuple(parse_sources(text))
+
+
+def check(config: ConfigDict) -> None:
+    """What no single part of the config can see.
+
+    Raises:
+        JaxsepError: a source made of a stem that the data does not have, or durations and sizes below 1.
+    """
+    stems = parse_stems(config.data.stems)
+    for source, members in parse_sources(config.sources).items():
+        for stem in members:
+            if stem not in stems:
+                raise JaxsepError(
+                    f"sources: {source!r} needs the stem {stem!r}, which is not in data.stems={config.data.stems!r}"
+                )
+    for key in ("steps", "log_every", "eval_every", "save_every", "sample_rate", "channels"):
+        if config[key] < 1:
+            raise JaxsepError(f"{key}={config[key]}: expected 1 or more")
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as indented JSON with sorted keys."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """The locked config that `to_json` wrote."""
+    return ConfigDict(json.loads(text)).lock()
+
+
+def run_config(workdir: str | Path) -> ConfigDict:
+    """The frozen config of a run folder.
+
+    Raises:
+        JaxsepError: the folder is not a run, or its config cannot be read.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise JaxsepError(f"{workdir}: not a run folder (no config.json); give the --workdir of a training")
+    try:
+        return from_json(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise JaxsepError(f"{path}: damaged ({error}); restore it from the config that made the run") from None
