@@ -1,8 +1,8 @@
 """Configs: one Python file per paper gives values, the linen dataclasses are the schema.
 
 A config file holds `get_config(variant) -> ConfigDict`, `VARIANTS` (name -> parameters of the published
-implementation, or None) and the paper in its docstring; `configs/common.py` gives every key its default, so
-that a misspelt key is refused with a suggestion. Nothing here imports TensorFlow, and nothing is looked up by a
+implementation, or None) and the paper in its docstring; `defaults` gives every key its value, so that a
+misspelt key is refused with a suggestion. Nothing here imports TensorFlow, and nothing is looked up by a
 string that a user wrote, except in the tables of models, front ends, heads, post-filters and losses.
 """
 
@@ -17,6 +17,79 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxsep.types import JaxsepError
+
+
+def defaults() -> ConfigDict:
+    """Every key with the value it has unless a paper says otherwise.
+
+    Durations are in steps of the optimiser, `data.segment` in samples at `sample_rate`, `inference.segment` in
+    seconds (0 = the whole song at once), `overlap` is a fraction of the segment.
+    """
+    return ConfigDict(
+        {
+            "name": "",
+            "variant": "",
+            "paper": {"title": "", "year": 0, "url": "", "score": ""},
+            "seed": 0,
+            "sources": "vocals,drums,bass,other",
+            "sample_rate": 44100,
+            "channels": 2,
+            "precision": "float32",
+            "model": {"name": ""},
+            "per_source": False,
+            "front": {"name": "stft", "frame": 4096, "hop": 1024, "window": "hann", "padding": "left", "bins": 2049},
+            "head": {"name": "mask", "activation": "sigmoid"},
+            "block": 0,
+            "loss": {"name": "l1"},
+            "data": {
+                "source": "folder",  # builtin | folder | musdb18
+                "root": "",
+                "stems": "vocals,drums,bass,other",
+                "segment": 6 * 44100,
+                "batch_size": 4,
+                "remix": "none",  # none: one song at one place; stem: each stem from a song and place of its own
+                "gain": (1.0, 1.0),
+                "swap": 0.0,
+                "sign": 0.0,
+                "mixture": "sum",  # sum of the augmented stems | original: the song's own mixture
+                "resample": False,
+                "songs": {"train": 24, "valid": 4, "test": 6, "seconds": 30.0, "seed": 0},  # builtin only
+            },
+            "optim": {
+                "name": "adam",
+                "learning_rate": 1e-4,
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "weight_decay": 0.0,
+                "clip": 0.0,  # largest global norm of the gradient; 0 = off
+                "accumulate": 1,  # micro-batches that one step averages
+                "ema": 0.0,  # decay of the averaged weights; 0 = off
+                "schedule": {
+                    "name": "constant",  # constant | milestones | plateau | warmup_cosine
+                    "every": 0,  # milestones: multiply by `factor` each time so many steps have passed
+                    "milestones": (),  # or at these steps
+                    "factor": 0.5,
+                    "patience": 10,  # plateau: evaluations without a better one
+                    "warmup": 0,
+                },
+            },
+            "steps": 100_000,
+            "log_every": 50,
+            "eval_every": 5_000,
+            "save_every": 1_000,
+            "patience": 0,  # evaluations without a better validation SDR before the run stops; 0 = never
+            "tensorboard": False,
+            "inference": {
+                "segment": 12.0,
+                "overlap": 0.25,
+                "batch_size": 1,
+                "shifts": 0,
+                "standardise": False,
+                "post": {"name": ""},
+            },
+        }
+    )
 
 
 def configs_folder() -> Path:

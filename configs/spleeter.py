@@ -1,0 +1,138 @@
+"""Spleeter's U-Net (Hennequin, Khlif, Voituret, Moussallam: Spleeter, JOSS 5(50), 2154, 2020).
+
+The recipe is that of the authors' `musdb_config.json`: 44.1 kHz stereo, STFT 4096/1024, 512 frames by the lowest
+1,024 bins, one U-Net per source, L1 between magnitudes, Adam at 1e-4, batch 4, 200,000 steps, no augmentation.
+Separation: ratio mask of power 2, nothing above 11 kHz (`mask_extension: zeros`).
+
+Published on MUSDB18's test songs (museval, median of frames, median of songs): the released four-stem model, trained on
+Deezer's own catalogue, vocals 6.55, drums 5.93, bass 5.10, other 4.24 (mask), 6.86, 6.71, 5.51, 4.55 (Wiener filter).
+Trained on MUSDB18 only, users and the authors report averages of 4.0 to 4.4.
+
+    python train.py --config=configs/spleeter.py --workdir=runs/spleeter --config.data.root=/data/musdb18hq
+
+Variants: `vocals`, `2stems`, `4stems` (default), `5stems` (softmax over the sources; needs piano stems); `16khz`
+(1,536 bins); `1024` (a seventh level of 1,024 channels); `report` and `report22k` (the recipe of a comparative study: mono,
+L2, learning rate halved on milestones; at 22,050 Hz the same for speed); `demo` (narrow, on the built-in songs, minutes
+on two cores); `excerpt` (paper width, fitted to one short real excerpt).
+"""
+
+from ml_collections import ConfigDict
+
+from jaxsep.config import choose, defaults
+
+# variant -> trainable parameters of the published implementation (9,823,749 per instrument), None where there is none
+VARIANTS = {
+    "vocals": 9_823_749,
+    "2stems": 19_647_498,
+    "4stems": 39_294_996,
+    "5stems": 49_118_745,
+    "16khz": 39_294_996,
+    "1024": None,
+    "report": None,
+    "report22k": None,
+    "demo": None,
+    "excerpt": 39_294_996,
+}
+
+FRAMES = 512  # T: frames that the net sees at a time
+
+
+def get_config(variant: str = "4stems") -> ConfigDict:
+    """The config of a variant, locked."""
+    choose(VARIANTS, variant, "variant of configs/spleeter.py")
+    config = defaults()
+    config.name, config.variant = "spleeter", variant
+    config.paper.title = "Spleeter: a fast and efficient music source separation tool with pre-trained models"
+    config.paper.year = 2020
+    config.paper.url = "https://doi.org/10.21105/joss.02154"
+    config.paper.score = "released 4stems on MUSDB18 test: V 6.55 D 5.93 B 5.10 O 4.24 (mask), other training data"
+    config.seed = 3
+    config.model = {
+        "name": "spleeter",
+        "channels": (16, 32, 64, 128, 256, 512),
+        "activation": "elu",
+        "batch_norm": "batch",
+        "dropout": 0.5,
+    }
+    config.per_source = True
+    config.front.bins = 1024
+    config.loss.name = "l1"
+    config.inference.post = {"name": "ratio_mask", "power": 2.0, "extension": "zeros"}
+    config.steps = 200_000
+    _frames(config, FRAMES)
+
+    if variant == "vocals":
+        config.sources = "vocals"
+    elif variant == "2stems":
+        config.sources = "vocals,accompaniment=drums+bass+other"
+        config.model.activation = "leaky_relu"
+    elif variant == "5stems":
+        config.sources = config.data.stems = "vocals,piano,drums,bass,other"
+        config.head.activation = "softmax"
+    elif variant == "16khz":
+        config.front.bins = 1536
+    elif variant == "1024":
+        config.model.channels = (16, 32, 64, 128, 256, 512, 1024)
+    elif variant in ("report", "report22k"):
+        _report(config, variant)
+    elif variant == "demo":
+        _demo(config)
+    elif variant == "excerpt":
+        _excerpt(config)
+    return config.lock()
+
+
+def _frames(config: ConfigDict, frames: int) -> None:
+    """Training crops and separation segments of exactly so many frames, of which the front end pads `frame / hop`."""
+    config.block = frames
+    config.data.segment = frames * config.front.hop - config.front.frame
+    config.inference.segment = config.data.segment / config.sample_rate
+
+
+def _report(config: ConfigDict, variant: str) -> None:
+    """The study: mono, 1,536 of 2,048 bins (16,537 Hz), L2, batch 2 twice accumulated, halved every 50 epochs."""
+    config.channels = 1
+    config.front.bins = 1536
+    if variant == "report22k":  # half the rate, the same frame length in seconds, every bin but Nyquist's
+        config.sample_rate = 22050
+        config.data.resample = True
+        config.front.frame, config.front.hop, config.front.bins = 2048, 512, 1024
+    config.precision = "bfloat16"
+    config.loss.name = "l2"
+    config.data.remix, config.data.gain, config.data.swap = "stem", (0.25, 1.25), 0.5
+    config.data.batch_size = 4
+    config.optim.accumulate = 2
+    config.optim.eps = 1e-4
+    config.optim.learning_rate = 1e-3
+    config.optim.schedule.name = "milestones"
+    config.optim.schedule.every = 50 * 1000  # an epoch of the study is 1,000 steps here
+    _frames(config, FRAMES)
+
+
+def _demo(config: ConfigDict) -> None:
+    """Built-in songs, a quarter of the width and four levels instead of six: minutes on two cores."""
+    config.seed = 0
+    config.data.source = "builtin"
+    config.data.batch_size = 4
+    config.data.remix, config.data.gain, config.data.swap = "stem", (0.5, 1.5), 0.5
+    config.model.channels = (8, 16, 32, 64)
+    config.model.dropout = 0.0
+    config.optim.learning_rate = 3e-3
+    config.optim.schedule.name = "warmup_cosine"
+    config.optim.schedule.warmup = 30
+    config.steps = 600
+    config.log_every, config.save_every, config.eval_every = 20, 100, 200
+    _frames(config, 64)
+
+
+def _excerpt(config: ConfigDict) -> None:
+    """Paper width on one short song, the stems' sum as the mixture, no augmentation: how far the net can follow."""
+    config.data.source = "folder"
+    config.data.batch_size = 1
+    config.model.dropout = 0.0
+    config.optim.learning_rate = 1e-3
+    config.optim.schedule.name = "warmup_cosine"
+    config.optim.schedule.warmup = 20
+    config.steps = 600
+    config.log_every, config.save_every, config.eval_every = 10, 100, 100
+    _frames(config, 128)
