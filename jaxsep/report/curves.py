@@ -1,0 +1,95 @@
+"""Loss and SDR over the steps of a run, drawn from its `metrics.jsonl`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+
+from jaxsep.report.svg import COLOURS, INK, STYLE, new_figure, save
+from jaxsep.types import JaxsepError
+
+UNITS = {"loss": "loss", "sdr": "SDR (dB)"}
+KINDS: dict[str, dict[str, Any]] = {
+    "train": {"linewidth": 1.0, "alpha": 0.65, "linestyle": "-"},
+    "valid": {"linewidth": 2.0, "marker": "o", "markersize": 4},
+}
+LEGEND: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3, "fontsize": "small"}
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`, in order.
+
+    A last line without its newline is still being written by a running training and left out.
+
+    Raises:
+        JaxsepError: no such file, or a line that is not a JSON object with a step.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise JaxsepError(f"{path}: no such file; a training writes it into its --workdir")
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            break
+        try:
+            record = json.loads(line)
+            record["step"], record["kind"]
+        except (ValueError, KeyError, TypeError):
+            raise JaxsepError(f"{path}: line {number} is not a record with step and kind; restore the file") from None
+        records.append(record)
+    return records
+
+
+def series(records: Sequence[Mapping[str, Any]], kind: str, key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one quantity, from the lines of one kind that have it."""
+    points = [(record["step"], record[key]) for record in records if record["kind"] == kind and key in record]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def draw_curves(metrics_path: str | Path, dest: str | Path, quantities: Sequence[str] = ("loss", "sdr")) -> Path:
+    """Draws training and validation values over steps as SVG, one panel under the other per quantity.
+
+    The quantity itself is drawn in the text's colour, training thin and validation thick; its sources are coloured.
+
+    Args:
+        metrics_path: the run's `metrics.jsonl`.
+        dest: the `.svg` file to write.
+        quantities: `loss`, `sdr` or any other key of the lines; `<quantity>/<source>` are its sources.
+
+    Raises:
+        JaxsepError: the file cannot be read, or has no value of a quantity.
+    """
+    records = read_metrics(metrics_path)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5.0, 2.9 * len(quantities))
+        axes = figure.subplots(len(quantities), 1, sharex=True, squeeze=False)[:, 0]
+        for axis, quantity in zip(axes, quantities, strict=True):
+            if not _draw(axis, records, quantity):
+                raise JaxsepError(f"{metrics_path}: no line has {quantity!r} yet; train for longer")
+            axis.set_ylabel(UNITS.get(quantity, quantity))
+        axes[-1].set_xlabel("step")
+        axes[-1].xaxis.get_major_locator().set_params(integer=True)
+        save(figure, Path(dest))
+    return Path(dest)
+
+
+def _draw(axis: Axes, records: Sequence[Mapping[str, Any]], quantity: str) -> bool:
+    """One panel; False when there is nothing to draw."""
+    axis.grid(True)
+    for kind, style in KINDS.items():
+        steps, values = series(records, kind, quantity)
+        if steps:
+            axis.plot(steps, values, color=INK, label={"train": "training", "valid": "validation"}[kind], **style)
+    names = dict.fromkeys(key for record in records for key in record if key.startswith(f"{quantity}/"))
+    for number, key in enumerate(names):
+        # Training values jump from batch to batch: the source's validation curve says more where there is one.
+        kind = "valid" if series(records, "valid", key)[0] else "train"
+        steps, values = series(records, kind, key)
+        style = KINDS[kind] | {"linewidth": 1.2, "markersize": 3}
+        axis.plot(steps, values, color=COLOURS[number % len(COLOURS)], label=key.removeprefix(f"{quantity}/"), **style)
+    if axis.lines:
+        axis.legend(axis.lines, [str(line.get_label()) for line in axis.lines], **LEGEND)
+    return bool(axis.lines)
