@@ -1,0 +1,177 @@
+"""Front ends: between waves [*b t c] and the latents that a net works on."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Complex, Float
+
+from jaxsep.types import JaxsepError
+
+# Periodic windows on [0, 1): sampled at i / frame they are what scipy calls fftbins=True.
+WINDOWS = {
+    "hann": lambda phase: np.sin(np.pi * phase) ** 2,
+    "sqrt_hann": lambda phase: np.sin(np.pi * phase),
+    "hamming": lambda phase: 0.54 - 0.46 * np.cos(2 * np.pi * phase),
+}
+
+
+class Stft(nn.Module):
+    """Short-time Fourier transform without parameters; `decode` inverts `encode` to float32 precision.
+
+    The transform is not normalised. `decode` is the least-squares inverse (Griffin & Lim 1984, eq. 6):
+    windowed overlap-add divided by the sum of the squared windows. Under "left" padding, with a Hann window
+    at 75 % overlap, that sum is 3/2 everywhere, which is Spleeter's synthesis window times 2/3.
+
+    Attributes:
+        frame: window and FFT length in samples, even.
+        hop: samples between frames, a divisor of `frame`.
+        window: "hann", "sqrt_hann" or "hamming", periodic.
+        padding: "left" puts one frame of zeros before the first sample and as many behind the last as cover
+            it (Spleeter: tf.signal.stft with pad_end=True after the zeros); "reflect" mirrors half a frame at
+            both ends (torch.stft with center=True: Open-Unmix), also where the wave is shorter than that.
+        bins: the net sees the lowest `bins` frequencies; None = all frame // 2 + 1.
+    """
+
+    frame: int = 4096
+    hop: int = 1024
+    window: str = "hann"
+    padding: str = "left"
+    bins: int | None = None
+
+    def frames(self, length: int) -> int:
+        """Number of frames of a wave of `length` samples."""
+        return -(-(length + self.frame) // self.hop) if self.padding == "left" else 1 + length // self.hop
+
+    def encode(self, wave: Float[Array, "*b t c"]) -> Complex[Array, "*b n f c"]:
+        """Spectrum of all frame // 2 + 1 bins.
+
+        Raises:
+            JaxsepError: fields that do not fit together, or an empty wave.
+        """
+        window = self._checked_window()
+        length = wave.shape[-2]
+        if length == 0:
+            raise JaxsepError("front: a wave of 0 samples has no spectrum; give at least 1")
+        count = self.frames(length)
+        covered = (count - 1) * self.hop + self.frame
+        wave = jnp.moveaxis(wave, -1, -2)
+        if self.padding == "left":
+            padded = jnp.pad(wave, [(0, 0)] * (wave.ndim - 1) + [(self.frame, covered - self.frame - length)])
+        else:
+            padded = _reflect(wave, self.frame // 2)[..., :covered]
+        # A frame is frame/hop consecutive blocks of hop samples: slices of one reshape, no gather.
+        blocks = padded.reshape(*padded.shape[:-1], -1, self.hop)
+        framed = jnp.concatenate(
+            [blocks[..., k : k + count, :] for k in range(self.frame // self.hop)], axis=-1
+        )
+        return jnp.moveaxis(jnp.fft.rfft(framed * window), -3, -1)
+
+    def crop(self, latent: Complex[Array, "*b n f c"]) -> Complex[Array, "*b n g c"]:
+        """The lowest `bins` frequencies."""
+        return latent[..., : self.bins, :]
+
+    def decode(self, latent: Complex[Array, "*b n f c"], length: int) -> Float[Array, "*b t c"]:
+        """Wave of `length` samples; upper bins that are missing count as zero.
+
+        Raises:
+            JaxsepError: the number of frames is not that of a wave of `length` samples.
+        """
+        window = self._checked_window()
+        count = latent.shape[-3]
+        if count != self.frames(length):
+            raise JaxsepError(f"front: {count} frames, but {length} samples have {self.frames(length)}")
+        start = self.frame if self.padding == "left" else self.frame // 2
+        framed = jnp.fft.irfft(jnp.moveaxis(latent, -1, -3), n=self.frame) * window
+        wave = _overlap_add(framed, self.hop)[..., start : start + length]
+        energy = _window_energy(window, self.hop, count)[start : start + length]
+        return jnp.moveaxis(wave / energy, -2, -1)
+
+    def _checked_window(self) -> np.ndarray:
+        """The window, float32 [frame]. Fields are checked here: linen modules are built unchecked."""
+        if self.window not in WINDOWS:
+            raise JaxsepError(
+                f"front.window={self.window!r} is unknown, expected one of {', '.join(WINDOWS)}"
+            )
+        if self.padding not in ("left", "reflect"):
+            raise JaxsepError(f"front.padding={self.padding!r} is unknown, expected left or reflect")
+        if self.frame < 2 or self.frame % 2 or self.hop < 1 or self.frame % self.hop:
+            raise JaxsepError(f"front: frame={self.frame} must be even and a multiple of hop={self.hop}")
+        if self.bins is not None and not 1 <= self.bins <= self.frame // 2 + 1:
+            raise JaxsepError(
+                f"front.bins={self.bins}: a frame of {self.frame} has 1 to {self.frame // 2 + 1} bins"
+            )
+        window = WINDOWS[self.window](np.arange(self.frame) / self.frame)
+        # The worst sample that decode divides by: anywhere under "left", under "reflect" the last one, which
+        # lies up to hop samples beyond the middle of the last frame.
+        squares = (window**2).reshape(-1, self.hop).cumsum(axis=0)
+        half = self.frame // 2
+        last = squares[-1] - np.concatenate([squares[:1] * 0, squares])[half // self.hop]
+        if min(squares[-1].min(), np.inf if self.padding == "left" else last.min()) < 1e-3:
+            raise JaxsepError(
+                f"front: hop={self.hop} is too long to invert a {self.window} window of {self.frame} with"
+                f" {self.padding!r} padding; use {self.frame // 4}"
+            )
+        return window.astype(np.float32)
+
+
+class Identity(nn.Module):
+    """The wave itself, for nets that work on samples."""
+
+    def frames(self, length: int) -> int:
+        """One "frame" per sample."""
+        return length
+
+    def encode(self, wave: Float[Array, "*b t c"]) -> Float[Array, "*b t c"]:
+        """The wave."""
+        return wave
+
+    def crop(self, latent: Float[Array, "*b t c"]) -> Float[Array, "*b t c"]:
+        """The wave."""
+        return latent
+
+    def decode(self, latent: Float[Array, "*b t c"], length: int) -> Float[Array, "*b t c"]:
+        """The wave.
+
+        Raises:
+            JaxsepError: it has not `length` samples.
+        """
+        if latent.shape[-2] != length:
+            raise JaxsepError(f"front: the net gave {latent.shape[-2]} samples where {length} are expected")
+        return latent
+
+
+def _reflect(wave: Float[Array, "*b t"], pad: int) -> Float[Array, "*b u"]:
+    """The wave mirrored by `pad` samples at both ends, back and forth where it is shorter than that."""
+    length = wave.shape[-1]
+    if length > pad:
+        return jnp.pad(wave, [(0, 0)] * (wave.ndim - 1) + [(pad, pad)], mode="reflect")
+    return wave[..., np.pad(np.arange(length), pad, mode="reflect")]
+
+
+def _overlap_add(framed: Float[Array, "*b n frame"], hop: int) -> Float[Array, "*b t"]:
+    """Sum of frames that start `hop` samples apart: pad and add blocks of hop samples."""
+    *batch, count, frame = framed.shape
+    overlap = frame // hop
+    blocks = framed.reshape(*batch, count, overlap, hop)
+    lead = [(0, 0)] * len(batch)
+    total = sum(jnp.pad(blocks[..., k, :], [*lead, (k, overlap - 1 - k), (0, 0)]) for k in range(overlap))
+    return jnp.reshape(total, (*batch, -1))
+
+
+def _window_energy(window: np.ndarray, hop: int, count: int) -> Float[Array, " t"]:
+    """Sum of the squared windows of `count` frames; its long middle is broadcast, not a constant."""
+    overlap = len(window) // hop
+    squares = (window.astype(np.float64) ** 2).reshape(overlap, hop)
+    few = min(count, overlap)
+    blocks = np.zeros((few + overlap - 1, hop))
+    for k in range(few):
+        blocks[k : k + overlap] += squares
+    blocks = blocks.astype(np.float32)
+    if count > overlap:
+        middle = jnp.broadcast_to(blocks[overlap - 1], (count - overlap + 1, hop))
+        blocks = jnp.concatenate([blocks[: overlap - 1], middle, blocks[overlap:]])
+    return jnp.reshape(blocks, -1)
+
+
+FRONTS = {"stft": Stft, "identity": Identity}

@@ -1,0 +1,243 @@
+"""Losses: (estimate, reference) -> [b s], averaged over all other axes and never over examples or sources."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from jaxsep.config import construct
+from jaxsep.types import JaxsepError
+
+# Keeps ratios of energies finite: 80 dB below a signal of energy 1, that is below any audible second of
+# sound.
+TINY = 1e-8
+
+
+class Loss(Protocol):
+    """What training calls. `domain` says what to feed: source latents ("magnitude") or stems ("wave")."""
+
+    domain: ClassVar[str]
+
+    def __call__(self, estimate: Array, reference: Array) -> Float[Array, "b s"]:
+        """Loss per example and source."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Spectral:
+    """A distance between magnitudes, [b s n f c] real or complex (then their absolute value), over n, f, c.
+
+    Attributes:
+        mel_bins: number of mel bands that the magnitudes are summed into first; 0 = none.
+        rate, frame: sample rate and window length of the spectrum, for the mel bands.
+        htk: HTK's mel scale instead of Slaney's.
+    """
+
+    mel_bins: int = 0
+    rate: int = 44100
+    frame: int = 4096
+    htk: bool = False
+    domain: ClassVar[str] = "magnitude"
+
+    def __call__(self, estimate: Array, reference: Array) -> Float[Array, "b s"]:
+        """Loss per example and source.
+
+        Raises:
+            JaxsepError: waves instead of spectra, or a mel scale too fine for the spectrum.
+        """
+        if estimate.ndim != 5:
+            raise JaxsepError(
+                f"loss: compares spectra [b s n f c], but the front end gives {estimate.ndim} axes;"
+                " use a loss on waves, e.g. wave_l1"
+            )
+        estimate, reference = self._magnitude(estimate), self._magnitude(reference)
+        return self.distance(estimate, reference).mean(axis=(2, 3, 4))
+
+    def distance(self, estimate: Array, reference: Array) -> Array:
+        """Elementwise distance of magnitudes."""
+        raise NotImplementedError
+
+    def _magnitude(self, z: Array) -> Array:
+        magnitude = jnp.abs(z)
+        if not self.mel_bins:
+            return magnitude
+        bands = mel_filters(self.mel_bins, z.shape[3], self.rate, self.frame, self.htk)
+        return jnp.einsum("bsnfc,fm->bsnmc", magnitude, bands)
+
+
+@dataclass(frozen=True)
+class L1(_Spectral):
+    """Mean absolute difference of magnitudes (Spleeter's `L1_mask`)."""
+
+    def distance(self, estimate: Array, reference: Array) -> Array:
+        """|e - r|."""
+        return jnp.abs(estimate - reference)
+
+
+@dataclass(frozen=True)
+class WeightedL1(_Spectral):
+    """Amplitude-weighted L1: each example's and source's L1 times the mean magnitude of its reference.
+
+    Spleeter's `weighted_L1_mask` (spleeter/model/__init__.py, `_build_loss`).
+    """
+
+    def distance(self, estimate: Array, reference: Array) -> Array:
+        """mean(r) |e - r|."""
+        return reference.mean(axis=(2, 3, 4), keepdims=True) * jnp.abs(estimate - reference)
+
+
+@dataclass(frozen=True)
+class SmoothL1(_Spectral):
+    """Smooth L1: d^2 / (2 beta) below beta, |d| - beta / 2 above (R. Girshick, "Fast R-CNN", 2015, eq. 3).
+
+    Attributes:
+        beta: where the parabola becomes a line, in units of magnitude.
+    """
+
+    beta: float = 1.0
+
+    def __post_init__(self):
+        if self.beta <= 0:
+            raise JaxsepError(f"loss.beta={self.beta} must be above 0; for plain L1 use loss.name=l1")
+
+    def distance(self, estimate: Array, reference: Array) -> Array:
+        """Huber's function of the difference, divided by beta."""
+        size = jnp.abs(estimate - reference)
+        return jnp.where(size < self.beta, 0.5 * size**2 / self.beta, size - 0.5 * self.beta)
+
+
+@dataclass(frozen=True)
+class L2(_Spectral):
+    """Mean squared difference of magnitudes (Open-Unmix)."""
+
+    def distance(self, estimate: Array, reference: Array) -> Array:
+        """(e - r)^2."""
+        return (estimate - reference) ** 2
+
+
+@dataclass(frozen=True)
+class WaveL1:
+    """Mean absolute difference of waves."""
+
+    domain: ClassVar[str] = "wave"
+
+    def __call__(
+        self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]
+    ) -> Float[Array, "b s"]:
+        """Loss per example and source."""
+        return jnp.abs(estimate - reference).mean(axis=(2, 3))
+
+
+@dataclass(frozen=True)
+class WaveL2:
+    """Mean squared difference of waves."""
+
+    domain: ClassVar[str] = "wave"
+
+    def __call__(
+        self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]
+    ) -> Float[Array, "b s"]:
+        """Loss per example and source."""
+        return ((estimate - reference) ** 2).mean(axis=(2, 3))
+
+
+@dataclass(frozen=True)
+class SiSdr:
+    """Negative scale-invariant SDR in dB (J. Le Roux et al., "SDR: half-baked or well done?", ICASSP 2019).
+
+    One scale for all channels. A silent reference has no scale-invariant SDR; the loss is then
+    10 log10(1 + energy of the estimate / 1e-8), finite and smallest for silence.
+    """
+
+    domain: ClassVar[str] = "wave"
+
+    def __call__(
+        self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]
+    ) -> Float[Array, "b s"]:
+        """Loss per example and source."""
+        axes = (2, 3)
+        scale = (estimate * reference).sum(axes) / ((reference**2).sum(axes) + TINY)
+        target = scale[:, :, None, None] * reference
+        signal = (target**2).sum(axes) + TINY
+        noise = ((estimate - target) ** 2).sum(axes) + TINY
+        return 10 * (jnp.log10(noise) - jnp.log10(signal))
+
+
+@dataclass(frozen=True)
+class SiSnr(SiSdr):
+    """Negative scale-invariant SNR in dB: SI-SDR without the mean of each channel (Conv-TasNet, 2019)."""
+
+    def __call__(
+        self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]
+    ) -> Float[Array, "b s"]:
+        """Loss per example and source."""
+        estimate, reference = (x - x.mean(axis=2, keepdims=True) for x in (estimate, reference))
+        return super().__call__(estimate, reference)
+
+
+def mel_filters(bands: int, bins: int, rate: int, frame: int, htk: bool = False) -> np.ndarray:
+    """Triangular mel filters, [bins bands], from 0 Hz to the last of the lowest `bins` bins of a spectrum.
+
+    Each filter has unit area over Hz (Slaney's normalisation), so that on noise all bands weigh about the
+    same. Equal to librosa.filters.mel(sr=rate, n_fft=frame, n_mels=bands, fmax=(bins - 1) * rate / frame,
+    htk=htk).
+
+    Raises:
+        JaxsepError: a band so narrow that no bin falls into it.
+    """
+    hertz = np.arange(bins) * rate / frame
+    edges = _mel_to_hertz(np.linspace(0, _hertz_to_mel(hertz[-1], htk), bands + 2), htk)
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    rising = (hertz[:, None] - low) / (centre - low)
+    falling = (high - hertz[:, None]) / (high - centre)
+    filters = np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
+    empty = int((filters.max(axis=0) == 0).sum())
+    if empty:
+        raise JaxsepError(
+            f"loss.mel_bins={bands}: {empty} bands lie between the bins of a {frame}-point spectrum"
+        )
+    return filters.astype(np.float32)
+
+
+# Slaney's scale (Auditory Toolbox, 1998): linear up to 1 kHz at 3 mel per 200 Hz, then 27 mel per factor of
+# 6.4.
+_KNEE_HERTZ, _KNEE_MEL, _LOG_STEP = 1000.0, 15.0, np.log(6.4) / 27
+
+
+def _hertz_to_mel(hertz, htk: bool) -> np.ndarray:
+    if htk:
+        return 2595 * np.log10(1 + hertz / 700)
+    above = _KNEE_MEL + np.log(np.maximum(hertz, _KNEE_HERTZ) / _KNEE_HERTZ) / _LOG_STEP
+    return np.where(hertz < _KNEE_HERTZ, hertz * _KNEE_MEL / _KNEE_HERTZ, above)
+
+
+def _mel_to_hertz(mel, htk: bool) -> np.ndarray:
+    if htk:
+        return 700 * (10 ** (mel / 2595) - 1)
+    above = _KNEE_HERTZ * np.exp((mel - _KNEE_MEL) * _LOG_STEP)
+    return np.where(mel < _KNEE_MEL, mel * _KNEE_HERTZ / _KNEE_MEL, above)
+
+
+LOSSES: dict[str, type] = {
+    "l1": L1,
+    "weighted_l1": WeightedL1,
+    "smooth_l1": SmoothL1,
+    "l2": L2,
+    "wave_l1": WaveL1,
+    "wave_l2": WaveL2,
+    "si_sdr": SiSdr,
+    "si_snr": SiSnr,
+}
+
+
+def build(spec: Mapping[str, Any]) -> Loss:
+    """The loss `spec["name"]` with the other keys of `spec` as its fields.
+
+    Raises:
+        JaxsepError: an unknown name or field.
+    """
+    return construct(LOSSES, spec, "loss")
