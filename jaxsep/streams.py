@@ -1,0 +1,192 @@
+"""Songs as streams of blocks: overlap-add of segments, shifts, statistics and rates, in constant memory.
+
+A song is an iterable of float32 blocks [t c] of any lengths, an estimate one of blocks [s t c]. The functions
+are generators over numpy arrays that look no further than a few segments ahead; none of them knows a model.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxsep.audio import Resampler
+from jaxtyping import Float
+
+Wave = Float[np.ndarray, "t c"]
+Stems = Float[np.ndarray, "s t c"]
+Apply = Callable[[Any], Any]  # [b t c] -> [b s t c]
+
+
+def separate_stream(
+    apply: Apply,
+    blocks: Iterable[Wave],
+    *,
+    segment: int,
+    overlap: float = 0.25,
+    batch_size: int = 1,
+) -> Iterator[Stems]:
+    """Separates a stream of blocks by overlapping segments.
+
+    Segments are weighted by a triangle (Demucs' `apply_model`) and divided by the sum of the weights, so the
+    ends of a song are not faded and an identity returns its input. The last segment is moved back to end with
+    the song and so sees real context; only a song shorter than a segment is padded with zeros, cut off again.
+
+    Args:
+        apply: float32 [b t c] -> [b s t c]; always called with the same shape (a short last batch is padded).
+        blocks: float32 [t c] of any lengths, in order.
+        segment: samples per segment; 0 = the whole stream in one call, whatever its length.
+        overlap: fraction of a segment shared with the next, in [0, 1).
+        batch_size: segments per call.
+
+    Yields:
+        float32 [s t c] blocks whose lengths add up to that of the input; nothing for an empty stream.
+    """
+    if segment == 0:
+        whole = list(blocks)
+        if whole:
+            yield np.asarray(apply(np.concatenate(whole)[None]))[0]
+        return
+    stride = max(1, round(segment * (1 - overlap)))
+    yield from _overlap_add(_separated(apply, _segments(blocks, segment, stride), batch_size), segment)
+
+
+def _segments(blocks: Iterable[Wave], segment: int, stride: int) -> Iterator[tuple[int, int, Wave]]:
+    """(start, number of real samples, segment [t c]) of each segment; only a short song has fewer than t."""
+    start, last, held = 0, None, None  # `held` begins at `start`; `last` is the segment one stride before
+    for block in rechunk(blocks, stride, axis=0):
+        held = block if held is None else np.concatenate([held, block])
+        while len(held) >= segment:
+            last = held[:segment]
+            yield start, segment, last
+            held = held[stride:]
+            start += stride
+    if held is None:
+        return
+    if last is None:
+        yield 0, len(held), np.pad(held, [(0, segment - len(held)), (0, 0)])
+    elif fresh := len(held) - (segment - stride):
+        yield start - stride + fresh, segment, np.concatenate([last[fresh:], held[-fresh:]])
+
+
+def _separated(
+    apply: Apply, segments: Iterator[tuple[int, int, Wave]], batch_size: int
+) -> Iterator[tuple[int, int, Stems]]:
+    """The segments of `_segments`, separated, in batches of one shape."""
+    while group := list(itertools.islice(segments, batch_size)):
+        batch = np.zeros((batch_size, *group[0][2].shape), np.float32)
+        for row, (_, _, wave) in zip(batch, group, strict=False):
+            row[:] = wave
+        stems = np.asarray(apply(batch))
+        for (start, real, _), estimate in zip(group, stems, strict=False):
+            yield start, real, estimate
+
+
+def _overlap_add(pieces: Iterator[tuple[int, int, Stems]], segment: int) -> Iterator[Stems]:
+    """Weighted mean of overlapping pieces; what lies before the newest piece is final and leaves.
+
+    Sums are float64: a high overlap adds many small weights.
+    """
+    ramp = np.arange(1, segment + 1)
+    weight = np.minimum(ramp, ramp[::-1])[:, None] / segment
+    base = end = 0
+    total = norm = None
+    for start, real, stems in pieces:
+        if total is None or norm is None:
+            total, norm = np.zeros(stems.shape), np.zeros((segment, 1))
+        if done := start - base:
+            yield (total[:, :done] / norm[:done]).astype(np.float32)
+            for window in (total, norm[None]):
+                window[:, : segment - done] = window[:, done:]
+                window[:, segment - done :] = 0
+            base = start
+        total += stems * weight
+        norm += weight
+        end = start + real
+    if total is not None and norm is not None:
+        yield (total[:, : end - base] / norm[: end - base]).astype(np.float32)
+
+
+def rechunk(stream: Iterable[np.ndarray], size: int, axis: int) -> Iterator[np.ndarray]:
+    """The same samples in blocks of `size` along `axis`; the last one may be shorter."""
+    held: list[np.ndarray] = []
+    count = 0
+    for block in stream:
+        held.append(block)
+        count += block.shape[axis]
+        if count < size:
+            continue
+        joined = np.concatenate(held, axis)
+        full = count - count % size
+        yield from np.split(joined[(slice(None),) * axis + (slice(full),)], full // size, axis)
+        held, count = [joined[(slice(None),) * axis + (slice(full, None),)]], count % size
+    if count:
+        yield np.concatenate(held, axis)
+
+
+def _drop(stream: Iterable[Stems], count: int) -> Iterator[Stems]:
+    """The stream without its first `count` samples."""
+    for chunk in stream:
+        skipped = min(count, chunk.shape[1])
+        count -= skipped
+        if skipped < chunk.shape[1]:
+            yield chunk[:, skipped:]
+
+
+def shifted_mean(
+    separate: Callable[[Iterable[Wave]], Iterator[Stems]],
+    blocks: Iterable[Wave],
+    delays: Sequence[int],
+    channels: int,
+) -> Iterator[Stems]:
+    """Mean of `separate` over delayed copies of a stream, delays undone (Demucs' "shift trick").
+
+    The copies advance in step, so each block is read once and forgotten once the slowest copy has used it.
+
+    Args:
+        separate: blocks [t c] -> blocks [s t c] of the same total length.
+        blocks: float32 [t c].
+        delays: samples of silence put before each copy.
+        channels: c.
+    """
+    copies = []
+    for delay, copy in zip(delays, itertools.tee(blocks, len(delays)), strict=True):
+        late = itertools.chain([np.zeros((delay, channels), np.float32)], copy)
+        copies.append(rechunk(_drop(separate(late), delay), 1 << 16, axis=1))
+    for chunks in zip(*copies, strict=True):
+        yield functools.reduce(np.add, chunks) / np.float32(len(delays))
+
+
+def track_statistics(blocks: Iterable[Wave]) -> tuple[float, float]:
+    """Mean and standard deviation of a song's mono mix in one pass; 1e-8 is added to the latter (Demucs)."""
+    count, mean, spread = 0, 0.0, 0.0
+    for block in blocks:
+        if not len(block):
+            continue
+        mono = block.mean(1, dtype=np.float64)
+        total = count + len(mono)
+        delta = mono.mean() - mean  # Chan, Golub & LeVeque 1983: merge two parts without cancellation
+        spread += ((mono - mono.mean()) ** 2).sum() + delta**2 * count * len(mono) / total
+        mean += delta * len(mono) / total
+        count = total
+    return float(mean), math.sqrt(spread / max(count - 1, 1)) + 1e-8
+
+
+def resample_stream(blocks: Iterable[Wave], source: int, target: int, channels: int) -> Iterator[Wave]:
+    """Blocks [t c] at another rate: exactly ceil(t * target / source) samples, aligned with the input."""
+    resampler = Resampler(source, target, channels)
+    fed = left = 0
+
+    def cut(block: Wave) -> Wave:
+        nonlocal left
+        kept = block[: -(-fed * target // source) - left]
+        left += len(kept)
+        return kept
+
+    for block in blocks:
+        fed += len(block)
+        yield cut(resampler.push(block))
+    # The filter takes what follows the end for silence; some of it spelt out makes its rounded length enough.
+    yield cut(resampler.push(np.zeros((source // target + 2, channels), np.float32)))
+    yield cut(resampler.finish())
