@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,18 +17,18 @@ from jaxsep.types import JaxsepError
 TINY = 1e-8
 
 
-class Loss(Protocol):
+class Loss:
     """What training calls. `domain` says what to feed: source latents ("magnitude") or stems ("wave")."""
 
-    domain: ClassVar[str]
+    domain: ClassVar[str] = "wave"
 
     def __call__(self, estimate: Array, reference: Array) -> Float[Array, "b s"]:
         """Loss per example and source."""
-        ...
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class _Spectral:
+class _Spectral(Loss):
     """A distance between magnitudes, [b s n f c] real or complex (then their absolute value), over n, f, c.
 
     Attributes:
@@ -120,10 +120,8 @@ class L2(_Spectral):
 
 
 @dataclass(frozen=True)
-class WaveL1:
+class WaveL1(Loss):
     """Mean absolute difference of waves."""
-
-    domain: ClassVar[str] = "wave"
 
     def __call__(
         self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]
@@ -133,10 +131,8 @@ class WaveL1:
 
 
 @dataclass(frozen=True)
-class WaveL2:
+class WaveL2(Loss):
     """Mean squared difference of waves."""
-
-    domain: ClassVar[str] = "wave"
 
     def __call__(
         self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]
@@ -146,14 +142,12 @@ class WaveL2:
 
 
 @dataclass(frozen=True)
-class SiSdr:
+class SiSdr(Loss):
     """Negative scale-invariant SDR in dB (J. Le Roux et al., "SDR: half-baked or well done?", ICASSP 2019).
 
     One scale for all channels. A silent reference has no scale-invariant SDR; the loss is then
     10 log10(1 + energy of the estimate / 1e-8), finite and smallest for silence.
     """
-
-    domain: ClassVar[str] = "wave"
 
     def __call__(
         self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]
@@ -222,7 +216,7 @@ def _mel_to_hertz(mel, htk: bool) -> np.ndarray:
     return np.where(mel < _KNEE_MEL, mel * _KNEE_HERTZ / _KNEE_MEL, above)
 
 
-LOSSES: dict[str, type] = {
+LOSSES: dict[str, type[Loss]] = {
     "l1": L1,
     "weighted_l1": WeightedL1,
     "smooth_l1": SmoothL1,
