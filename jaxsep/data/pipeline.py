@@ -1,0 +1,286 @@
+"""The training stream: plan, read, augment, mix, batch, for any number of processes.
+
+Global batch k holds the samples k*B ... k*B + B - 1, and process p takes its contiguous share of them. Each
+sample is a pure function of (seed, sample number), so the batches do not depend on the number of processes or
+threads, and a run continues at step k by asking for step k. Reading is one `tf.numpy_function` whose time
+goes by without Python's lock (pread, libsndfile, soxr); all after it are graph ops. In memory are at most
+`workers` examples and three batches.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import soxr
+from jaxtyping import Float32, Int16
+
+from jaxsep.config import parse_stems
+from jaxsep.data import augment
+from jaxsep.data.augment import tf
+from jaxsep.data.plan import Plan, Planner
+from jaxsep.data.readers import to_float
+from jaxsep.data.tracks import MIXTURE, Track
+from jaxsep.types import JaxsepError
+
+MARGIN = 4096  # samples at the file's rate after which the resampler has forgotten an edge
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """What is read for `segment` samples at `sample_rate` from a file of another rate.
+
+    The resampler sees `margin` more samples at both sides, a whole number of them at either rate, so that the
+    segment's edges are those of the resampled song.
+    """
+
+    rate: int
+    sample_rate: int
+    segment: int
+
+    @property
+    def step(self) -> tuple[int, int]:
+        """The smallest pair (samples in the file, samples in the segment) of equal duration."""
+        divisor = math.gcd(self.rate, self.sample_rate)
+        return self.rate // divisor, self.sample_rate // divisor
+
+    @property
+    def margin(self) -> int:
+        """Samples before the segment, at the file's rate."""
+        return 0 if self.rate == self.sample_rate else math.ceil(MARGIN / self.step[0]) * self.step[0]
+
+    @property
+    def span(self) -> int:
+        """Samples to read."""
+        source, target = self.step
+        return 2 * self.margin - (-self.segment * source // target)
+
+    def cut(self, samples: np.ndarray) -> np.ndarray:
+        """The segment [segment c] of the `span` samples read."""
+        if self.rate == self.sample_rate:
+            return samples
+        source, target = self.step
+        start = self.margin // source * target
+        return soxr.resample(to_float(samples), self.rate, self.sample_rate)[start : start + self.segment]
+
+
+class Crops:
+    """Reads the stems of any sample number as the plan says."""
+
+    def __init__(self, tracks: Sequence[Track], config: Any):
+        data = config.data
+        self.tracks = tracks
+        self.stems = parse_stems(data.stems)
+        self.original = data.mixture == "original"
+        self.rows = (*self.stems, MIXTURE) if self.original else self.stems
+        self.segment, self.channels = data.segment, config.channels
+        self.windows = [_window(track, config) for track in tracks]
+        self.width = max(config.channels, *(track.channels for track in tracks))
+        _check(self, config)
+        same_rate = all(window.margin == 0 for window in self.windows)
+        stored = {track.reader(row).dtype for track in tracks for row in self.rows}
+        self.dtype = np.dtype(np.int16 if same_rate and stored == {np.dtype(np.int16)} else np.float32)
+        self.planner = Planner(
+            seed=config.seed,
+            stems=self.stems,
+            positions=tuple(t.length - w.span + 1 for t, w in zip(tracks, self.windows, strict=True)),
+            remix=data.remix,
+            gain=tuple(data.gain),
+            swap=data.swap,
+            sign=data.sign,
+        )
+
+    def read(self, plan: Plan) -> Int16[np.ndarray, "k t c"] | Float32[np.ndarray, "k t c"]:
+        """The stored samples of the plan's only example, one row per stem; the original mixture comes last.
+
+        Raises:
+            JaxsepError: a file that cannot be read, by name.
+        """
+        samples = np.empty((len(self.rows), self.segment, self.width), self.dtype)
+        for index, row in enumerate(self.rows):
+            column = index % len(self.stems)  # the mixture lies where every stem lies
+            track, start = plan.track[0, column], plan.start[0, column]
+            window = self.windows[track]
+            stored = window.cut(self.tracks[track].read(row, int(start), window.span))
+            samples[index] = stored if self.dtype == np.int16 else to_float(stored)
+        return samples
+
+    def describe(self, number: int) -> str:
+        """Says of which songs a sample is made, from where, and how they are changed."""
+        plan = self.planner([number])
+        parts = []
+        for index, stem in enumerate(self.stems):
+            track = plan.track[0, index]
+            window = self.windows[track]
+            seconds = (plan.start[0, index] + window.margin) / window.rate
+            sign, swap = "-" if plan.sign[0, index] else "", ", swapped" if plan.swap[0, index] else ""
+            name = self.tracks[track].name
+            parts.append(f"{stem} {name!r} at {seconds:.2f} s (gain {sign}{plan.gain[0, index]:.2f}{swap})")
+        return "; ".join(parts)
+
+
+def _window(track: Track, config: Any) -> Window:
+    data = config.data
+    if track.rate != config.sample_rate and not data.get("resample", False):
+        raise JaxsepError(
+            f"track {track.name!r}: {track.rate} Hz, the config has sample_rate={config.sample_rate}; "
+            "resample the files, change sample_rate, or set data.resample=True"
+        )
+    window = Window(track.rate, config.sample_rate, data.segment)
+    if track.length < window.span:
+        raise JaxsepError(
+            f"track {track.name!r}: {track.length} samples, shorter than the {window.span} that data.segment="
+            f"{data.segment} needs; remove the song or set a shorter segment"
+        )
+    return window
+
+
+def _check(crops: Crops, config: Any) -> None:
+    data = config.data
+    if data.segment < 1:
+        raise JaxsepError(f"data.segment={data.segment}: expected 1 or more samples")
+    for track in crops.tracks:
+        if track.channels not in (1, crops.width) or crops.channels not in (1, crops.width):
+            raise JaxsepError(
+                f"track {track.name!r}: {track.channels} channels, channels={crops.channels} in the config; "
+                "expected mono or stereo songs"
+            )
+    if data.mixture not in ("sum", "original"):
+        raise JaxsepError(f"data.mixture={data.mixture!r} is unknown, expected 'sum' or 'original'")
+    if not crops.original:
+        return
+    if data.remix != "none" or tuple(data.gain) != (1, 1) or data.swap or data.sign:
+        raise JaxsepError(
+            "data.mixture='original' is no longer the sum of changed stems: it needs data.remix='none', "
+            "data.gain=(1, 1), data.swap=0 and data.sign=0"
+        )
+    for track in crops.tracks:
+        if track.mixture is None:
+            raise JaxsepError(
+                f"track {track.name!r}: no mixture.wav for data.mixture='original'; add it, or set 'sum'"
+            )
+
+
+class Stream(Iterator[dict[str, np.ndarray]]):
+    """One process's share of the global batches, without end; `batches` makes it.
+
+    Each item is `{"mix": float32 [b t c], "sources": float32 [b s t c]}`, to be read only.
+    """
+
+    def __init__(
+        self,
+        crops: Crops,
+        sources: Mapping[str, Sequence[str]],
+        batch_size: int,
+        share: range,
+        first_step: int,
+        workers: int,
+    ):
+        self._crops, self._sources, self._batch_size, self._share = crops, sources, batch_size, share
+        self._failures: dict[int, JaxsepError] = {}
+        options = tf.data.Options()
+        options.deterministic = True
+        options.autotune.enabled = False
+        options.threading.private_threadpool_size = workers
+        options.threading.max_intra_op_parallelism = 1
+        local = len(share)
+        examples = tf.data.Dataset.range(first_step * local, np.iinfo(np.int64).max).map(
+            self._example, num_parallel_calls=workers, deterministic=True
+        )
+        dataset = examples.batch(local, drop_remainder=True).prefetch(2).with_options(options)
+        self._batches = dataset.as_numpy_iterator()
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """The next batch.
+
+        Raises:
+            JaxsepError: a file cannot be read, by name.
+        """
+        try:
+            return dict(next(self._batches))
+        except tf.errors.OpError:
+            if not self._failures:
+                raise
+        # What the reader said, without TensorFlow's traceback around it; of several, the first in the stream.
+        raise self._failures[min(self._failures)]
+
+    def describe(self, step: int) -> list[str]:
+        """Says for each example of global batch `step` what it is made of, whichever process made it."""
+        first = step * self._batch_size
+        return [self._crops.describe(number) for number in range(first, first + self._batch_size)]
+
+    def _number(self, index: int) -> int:
+        """The sample number of this process's example number `index`."""
+        step, position = divmod(index, len(self._share))
+        return step * self._batch_size + self._share[position]
+
+    def _read(self, index: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Samples [k t c], signed gains [k] and swap flags [k]."""
+        number = self._number(int(index))
+        try:
+            plan = self._crops.planner([number])
+            samples = self._crops.read(plan)
+        except JaxsepError as error:
+            self._failures[number] = error
+            raise
+        return samples, np.where(plan.sign, -plan.gain, plan.gain)[0], plan.swap[0]
+
+    def _example(self, index: Any) -> dict[str, Any]:
+        crops = self._crops
+        samples, gain, swap = tf.numpy_function(self._read, [index], (crops.dtype, tf.float32, tf.bool))
+        samples = tf.ensure_shape(samples, (len(crops.rows), crops.segment, crops.width))
+        gain, swap = (tf.ensure_shape(draw, len(crops.stems)) for draw in (gain, swap))
+        stems = samples[: len(crops.stems)]
+        if crops.planner.swap:
+            stems = augment.swap(stems, swap)
+        stems = augment.level(stems, gain)
+        mixture = augment.to_float(samples[-1]) if crops.original else tf.add_n(tf.unstack(stems))
+        sources = augment.sums(stems, self._sources, crops.stems)
+        if crops.channels < crops.width:
+            mixture, sources = augment.mono(mixture), augment.mono(sources)
+        return {"mix": mixture, "sources": sources}
+
+
+def batches(
+    tracks: Sequence[Track],
+    sources: Mapping[str, Sequence[str]],
+    config: Any,
+    *,
+    first_step: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int | None = None,
+) -> Stream:
+    """The stream of training batches, from global batch `first_step` on.
+
+    Args:
+        tracks: the songs, in the order of `open_tracks`.
+        sources: for each source its stems.
+        config: the whole config; `seed`, `sample_rate`, `channels` and `data` are read.
+        process_index: which contiguous share of each global batch to make.
+        process_count: how many shares there are.
+        workers: threads; by default one per core this process may use.
+
+    Raises:
+        JaxsepError: songs that do not fit the config, or a batch that cannot be shared out.
+    """
+    size = config.data.batch_size
+    if size < 1 or size % process_count:
+        raise JaxsepError(f"data.batch_size={size}: expected a multiple of the {process_count} processes")
+    if not tracks:
+        raise JaxsepError("no songs to train on; see `jaxsep data check`")
+    crops = Crops(tracks, config)
+    for source, members in sources.items():
+        if unknown := [stem for stem in members if stem not in crops.stems]:
+            raise JaxsepError(
+                f"sources: {source!r} needs the stem {unknown[0]!r}; data.stems={config.data.stems!r}"
+            )
+    local = size // process_count
+    share = range(process_index * local, (process_index + 1) * local)
+    return Stream(crops, sources, size, share, first_step, workers or _cores())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,113 @@
+"""What sample number n of the stream is made of: a pure function of (seed, n, stem).
+
+Every draw is a hash, not a state: integers mixed by the finaliser of SplitMix64 (Steele, Lea, Flood, "Fast
+splittable pseudorandom number generators", OOPSLA 2014), one round per key. So a plan is the same on every
+machine, in any order, process or thread, and resuming needs one integer. Nothing here reads a file.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64, UInt64
+
+from jaxsep.types import JaxsepError
+
+# What a draw is for. A number never gets a second meaning: the streams of old runs would change.
+TRACK, START, GAIN, SIGN, SWAP = range(5)
+
+
+def random_bits(seed: int, numbers: UInt64[np.ndarray, "b 1"], stems: UInt64[np.ndarray, " k"], purpose: int):
+    """64 random bits for each (sample number, stem), uint64 [b k]."""
+    state = np.zeros((1, 1), np.uint64)
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
+        for key in (np.uint64(seed % 2**64), numbers, stems, np.uint64(purpose)):
+            state = state ^ (key + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return state
+
+
+def unit(bits: UInt64[np.ndarray, "b k"]) -> Float64[np.ndarray, "b k"]:
+    """Uniform in [0, 1): the upper 53 bits, exactly."""
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def below(bits: UInt64[np.ndarray, "b k"], count: Int64[np.ndarray, "..."]) -> Int64[np.ndarray, "b k"]:
+    """Uniform integers in [0, count), for counts below 2^32, in integers alone."""
+    scaled = (bits >> np.uint64(32)) * np.broadcast_to(count, bits.shape).astype(np.uint64)
+    return (scaled >> np.uint64(32)).astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to read for each (sample number, stem), and how to change it.
+
+    Attributes:
+        track: index into the tracks.
+        start: first sample, at the track's own rate.
+        gain: linear factor, without the sign.
+        sign: the stem's polarity is turned.
+        swap: its left and right are exchanged.
+    """
+
+    track: Int64[np.ndarray, "b k"]
+    start: Int64[np.ndarray, "b k"]
+    gain: Float32[np.ndarray, "b k"]
+    sign: Bool[np.ndarray, "b k"]
+    swap: Bool[np.ndarray, "b k"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Planner:
+    """Plans of any sample numbers.
+
+    Tracks are drawn uniformly, whatever their length, then a start uniformly among the track's positions. A
+    stem's draws hang on its name, not on which other stems there are.
+
+    Attributes:
+        stems: names.
+        positions: for each track, how many starts it has.
+        remix: "none", all stems from one song at one position, or "stem", each from its own.
+        gain: range of the linear factor.
+        swap: probability of a channel swap.
+        sign: probability of a sign flip.
+    """
+
+    seed: int
+    stems: tuple[str, ...]
+    positions: tuple[int, ...]
+    remix: str = "none"
+    gain: tuple[float, float] = (1.0, 1.0)
+    swap: float = 0.0
+    sign: float = 0.0
+
+    def __post_init__(self):
+        if self.remix not in ("none", "stem"):
+            raise JaxsepError(f"data.remix={self.remix!r} is unknown, expected 'none' or 'stem'")
+        if len(self.gain) != 2 or not 0 < self.gain[0] <= self.gain[1]:
+            raise JaxsepError(f"data.gain={self.gain}: expected (lowest, highest) linear factors above 0")
+        for key, value in (("swap", self.swap), ("sign", self.sign)):
+            if not 0 <= value <= 1:
+                raise JaxsepError(f"data.{key}={value}: expected a probability between 0 and 1")
+
+    def __call__(self, numbers: Sequence[int] | Int64[np.ndarray, " b"]) -> Plan:
+        """The plan of each sample number, in their order."""
+        column = np.asarray(numbers, np.int64).astype(np.uint64)[:, None]
+        own = np.array([_stem_key(stem) for stem in self.stems], np.uint64)
+        song = own if self.remix == "stem" else np.full_like(own, _stem_key(""))
+
+        def draw(stems: UInt64[np.ndarray, " k"], purpose: int) -> UInt64[np.ndarray, "b k"]:
+            return random_bits(self.seed, column, stems, purpose)
+
+        track = below(draw(song, TRACK), np.array(len(self.positions)))
+        start = below(draw(song, START), np.asarray(self.positions, np.int64)[track])
+        low, high = self.gain
+        gain = (low + (high - low) * unit(draw(own, GAIN))).astype(np.float32)
+        return Plan(track, start, gain, unit(draw(own, SIGN)) < self.sign, unit(draw(own, SWAP)) < self.swap)
+
+
+def _stem_key(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")

@@ -1,0 +1,227 @@
+"""Random access to songs: stem folders, MUSDB18's `.stem.mp4` files and the built-in songs.
+
+Opening a data set lists folders and reads headers, in threads; samples are read when they are asked for.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import unicodedata
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jaxtyping import Float32
+
+from jaxsep.config import choose, parse_stems
+from jaxsep.data.readers import Reader, Samples, open_reader, to_float
+from jaxsep.types import JaxsepError
+
+SPLITS = ("train", "valid", "test")
+MIXTURE = "mixture"
+SUFFIXES = (".wav", ".flac")
+STEM_MP4 = ".stem.mp4"
+# Streams of a MUSDB18 file, as musdb's configs/mus.yaml numbers them.
+MUSDB18_STREAMS = {MIXTURE: 0, "drums": 1, "bass": 2, "other": 3, "vocals": 4}
+
+
+@dataclasses.dataclass(frozen=True)
+class Track:
+    """A song: stems of one rate and length; mono stems beside stereo ones are read as stereo.
+
+    Attributes:
+        stems: the config's stems by name, in its order.
+        mixture: the released mixture (`mixture.wav`, or stream 0), where there is one.
+        length: samples at `rate`.
+    """
+
+    name: str
+    split: str
+    stems: dict[str, Any]
+    mixture: Any
+    rate: int
+    channels: int
+    length: int
+
+    def reader(self, stem: str) -> Reader:
+        """The reader of a stem, or of `"mixture"`.
+
+        Raises:
+            JaxsepError: the song has no such stem.
+        """
+        reader = self.mixture if stem == MIXTURE else self.stems.get(stem)
+        if reader is None:
+            raise JaxsepError(f"track {self.name!r} has no {stem!r}, only {', '.join(self.stems)}")
+        return reader
+
+    def read(self, stem: str, start: int, count: int) -> Samples:
+        """Samples [start, start + count) of a stem (or `"mixture"`), as stored, in `channels` channels.
+
+        Raises:
+            JaxsepError: no such stem, samples beyond the song's end, or an unreadable file.
+        """
+        reader = self.reader(stem)
+        if not 0 <= start <= start + count <= self.length:
+            raise JaxsepError(
+                f"{reader.path}: samples {start} to {start + count} asked for, the song has {self.length}"
+            )
+        samples = reader.read(start, count)
+        return samples if reader.channels == self.channels else np.repeat(samples, self.channels, axis=1)
+
+    def audio(self, stems: Sequence[str]) -> Float32[np.ndarray, "s t c"]:
+        """Whole stems as float32; `"mixture"` is the released mixture.
+
+        Raises:
+            JaxsepError: see `read`.
+        """
+        return np.stack([to_float(self.read(stem, 0, self.length)) for stem in stems])
+
+
+def open_tracks(data: Any, split: str, workdir: str | Path | None = None) -> list[Track]:
+    """The songs of a split, sorted by name; reads headers only.
+
+    Args:
+        data: the config's `data` block.
+        split: "train", "valid" or "test". Without a `valid` folder MUSDB18's 14 validation songs, which the
+            musdb package names, are taken out of `train`.
+        workdir: where built-in songs are rendered when `data.root` is empty.
+
+    Raises:
+        JaxsepError: a missing folder, stem or mixture, an unreadable header, stems of unequal rate or length.
+    """
+    if split not in SPLITS:
+        raise JaxsepError(f"split={split!r} is unknown, expected one of {', '.join(SPLITS)}")
+    return choose(SOURCES, data.source, "data.source")(data, split, workdir)
+
+
+def _builtin(data: Any, split: str, workdir: str | Path | None) -> list[Track]:
+    from jaxsep.data.synth import render_songs
+
+    root = Path(data.root) if data.root else Path(workdir or ".") / "songs"
+    songs = data.songs
+    render_songs(root, {name: songs[name] for name in SPLITS}, songs.seconds, songs.seed)
+    return _stem_folders(data, split, root)
+
+
+def _folder(data: Any, split: str, workdir: str | Path | None) -> list[Track]:
+    return _stem_folders(data, split, _root(data))
+
+
+def _stem_folders(data: Any, split: str, root: Path) -> list[Track]:
+    def entries(folder: Path) -> dict[str, Path]:
+        return {path.name: path for path in _visible(folder) if path.is_dir()}
+
+    folders = _split(root, split, entries, "one folder per song, with <stem>.wav or <stem>.flac in it")
+    stems = parse_stems(data.stems)
+    return _open_all(functools.partial(_open_folder, split=split, stems=stems), folders)
+
+
+def _open_folder(folder: Path, split: str, stems: Sequence[str]) -> Track:
+    files: dict[str, Path] = {}
+    for path in _visible(folder):
+        if path.suffix.lower() in SUFFIXES:
+            if path.stem in files:
+                raise JaxsepError(f"{folder}: both {files[path.stem].name} and {path.name}; keep one of them")
+            files[path.stem] = path
+    if missing := [stem for stem in stems if stem not in files]:
+        raise JaxsepError(
+            f"{folder}: no file for the stem {missing[0]!r} of data.stems (found "
+            f"{', '.join(sorted(files)) or 'no .wav or .flac'}); add {missing[0]}.wav or change data.stems, "
+            "and list every problem with `jaxsep data check`"
+        )
+    names = [*stems, MIXTURE] if MIXTURE in files else list(stems)
+    return _track(folder.name, split, {name: open_reader(files[name]) for name in names})
+
+
+def _musdb18(data: Any, split: str, workdir: str | Path | None) -> list[Track]:
+    def entries(folder: Path) -> dict[str, Path]:
+        return {p.name.removesuffix(STEM_MP4): p for p in _visible(folder) if p.name.endswith(STEM_MP4)}
+
+    stems = parse_stems(data.stems)
+    for stem in stems:
+        choose(MUSDB18_STREAMS, stem, "data.stems")
+    files = _split(_root(data), split, entries, f"MUSDB18's <song>{STEM_MP4} files")
+    return _open_all(functools.partial(_open_stem_mp4, split=split, stems=stems), files)
+
+
+def _open_stem_mp4(path: Path, split: str, stems: Sequence[str]) -> Track:
+    raise NotImplementedError
+
+
+SOURCES = {"builtin": _builtin, "folder": _folder, "musdb18": _musdb18}
+
+
+def _open_all(opener: Any, paths: Mapping[str, Path]) -> list[Track]:
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(opener, (paths[name] for name in sorted(paths))))
+
+
+def _track(name: str, split: str, readers: dict[str, Any]) -> Track:
+    """Checks that the stems belong together."""
+    first = next(iter(readers.values()))
+    for what, unit in (("rate", "Hz"), ("length", "samples")):
+        for reader in readers.values():
+            if getattr(reader, what) != getattr(first, what):
+                raise JaxsepError(
+                    f"{reader.path}: {what} {getattr(reader, what)} {unit}, but {first.path.name} has "
+                    f"{getattr(first, what)}; stems of a song need one {what}, see `jaxsep data check`"
+                )
+    channels = max(reader.channels for reader in readers.values())
+    for reader in readers.values():
+        if reader.channels not in (1, channels):
+            raise JaxsepError(
+                f"{reader.path}: {reader.channels} channels, expected 1 or {channels} as in the other stems"
+            )
+    stems = {stem: reader for stem, reader in readers.items() if stem != MIXTURE}
+    return Track(name, split, stems, readers.get(MIXTURE), first.rate, channels, first.length)
+
+
+def _root(data: Any) -> Path:
+    root = Path(data.root)
+    if not data.root or not root.is_dir():
+        raise JaxsepError(
+            f"data.root={data.root!r} is not a folder; give the data set's with --config.data.root=..."
+        )
+    return root
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+def _split(root: Path, split: str, entries: Any, layout: str) -> dict[str, Path]:
+    """Name -> path of a split's songs; `entries` lists the songs of a folder."""
+    shared = split != "test" and not (root / "valid").is_dir()
+    folder = root / ("train" if shared else split)
+    if not folder.is_dir():
+        raise JaxsepError(f"{folder}: no such folder; a data set has train, valid and test, with {layout}")
+    songs = entries(folder)
+    if not songs:
+        raise JaxsepError(f"{folder}: no songs; expected {layout}")
+    if not shared:
+        return songs
+    names = _musdb_validation_names(root)
+    valid = {name for name in songs if unicodedata.normalize("NFC", name) in names}
+    if 2 * len(valid) > len(names):
+        return {name: path for name, path in songs.items() if (name in valid) == (split == "valid")}
+    if split == "valid":
+        raise JaxsepError(
+            f"{root}: no folder 'valid', and train is not MUSDB18's (it has {len(valid)} of the {len(names)} "
+            f"validation songs); make {root / 'valid'} and move some songs there"
+        )
+    return songs
+
+
+def _musdb_validation_names(root: Path) -> set[str]:
+    """Read without importing musdb, whose import needs an ffmpeg binary."""
+    spec = importlib.util.find_spec("musdb")
+    if spec is None or spec.origin is None:
+        raise JaxsepError(
+            f"{root}: no folder 'valid', and the package musdb, which names MUSDB18's validation songs, is "
+            "missing; `pip install musdb`, or make the folder"
+        )
+    text = (Path(spec.origin).parent / "configs" / "mus.yaml").read_text(encoding="utf-8")
+    return {unicodedata.normalize("NFC", name) for name in yaml.safe_load(text)["validation_tracks"]}
