@@ -4,16 +4,16 @@ The recipe is that of the authors' `musdb_config.json`: 44.1 kHz stereo, STFT 40
 1,024 bins, one U-Net per source, L1 between magnitudes, Adam at 1e-4, batch 4, 200,000 steps, no augmentation.
 Separation: ratio mask of power 2, nothing above 11 kHz (`mask_extension: zeros`).
 
-Published on MUSDB18's test songs (museval, median of frames, median of songs): the released four-stem model, trained on
-Deezer's own catalogue, vocals 6.55, drums 5.93, bass 5.10, other 4.24 (mask), 6.86, 6.71, 5.51, 4.55 (Wiener filter).
+Published on MUSDB18's test songs (museval, median of frames, median of songs): the released four-stem model,
+trained on Deezer's own catalogue, vocals 6.55, drums 5.93, bass 5.10, other 4.24 (mask), 6.86, 6.71, 5.51, 4.55 (Wiener filter).
 Trained on MUSDB18 only, users and the authors report averages of 4.0 to 4.4.
 
     python train.py --config=configs/spleeter.py --workdir=runs/spleeter --config.data.root=/data/musdb18hq
 
 Variants: `vocals`, `2stems`, `4stems` (default), `5stems` (softmax over the sources; needs piano stems); `16khz`
-(1,536 bins); `1024` (a seventh level of 1,024 channels); `report` and `report22k` (the recipe of a comparative study: mono,
-L2, learning rate halved on milestones; at 22,050 Hz the same for speed); `demo` (narrow, on the built-in songs, minutes
-on two cores); `excerpt` (paper width, fitted to one short real excerpt).
+(1,536 bins); `1024` (a seventh level of 1,024 channels); `report` and `report22k` (the recipe of a comparative
+study: mono, L2, learning rate halved on milestones; at 22,050 Hz the same for speed); `demo` (narrow, on the
+built-in songs, minutes on two cores); `excerpt` (paper width, fitted to one short real excerpt).
 """
 
 from ml_collections import ConfigDict
@@ -51,8 +51,8 @@ def get_config(variant: str = "4stems") -> ConfigDict:
         "name": "spleeter",
         "channels": (16, 32, 64, 128, 256, 512),
         "activation": "elu",
-        "batch_norm": "batch",
-        "dropout": 0.5,
+        "batch_norm": "frozen",  # as the published code trains, see the net's docstring
+        "dropout": 0.0,
     }
     config.per_source = True
     config.front.bins = 1024
@@ -98,6 +98,7 @@ def _report(config: ConfigDict, variant: str) -> None:
         config.data.resample = True
         config.front.frame, config.front.hop, config.front.bins = 2048, 512, 1024
     config.precision = "bfloat16"
+    config.model.batch_norm, config.model.dropout = "batch", 0.5
     config.loss.name = "l2"
     config.data.remix, config.data.gain, config.data.swap = "stem", (0.25, 1.25), 0.5
     config.data.batch_size = 4
@@ -116,7 +117,7 @@ def _demo(config: ConfigDict) -> None:
     config.data.batch_size = 4
     config.data.remix, config.data.gain, config.data.swap = "stem", (0.5, 1.5), 0.5
     config.model.channels = (8, 16, 32, 64)
-    config.model.dropout = 0.0
+    config.model.batch_norm = "batch"
     config.optim.learning_rate = 3e-3
     config.optim.schedule.name = "warmup_cosine"
     config.optim.schedule.warmup = 30
@@ -129,7 +130,7 @@ def _excerpt(config: ConfigDict) -> None:
     """Paper width on one short song, the stems' sum as the mixture, no augmentation: how far the net can follow."""
     config.data.source = "folder"
     config.data.batch_size = 1
-    config.model.dropout = 0.0
+    config.model.batch_norm = "batch"
     config.optim.learning_rate = 1e-3
     config.optim.schedule.name = "warmup_cosine"
     config.optim.schedule.warmup = 20

@@ -37,7 +37,14 @@ def defaults() -> ConfigDict:
             "precision": "float32",
             "model": {"name": ""},
             "per_source": False,
-            "front": {"name": "stft", "frame": 4096, "hop": 1024, "window": "hann", "padding": "left", "bins": 2049},
+            "front": {
+                "name": "stft",
+                "frame": 4096,
+                "hop": 1024,
+                "window": "hann",
+                "padding": "left",
+                "bins": 2049,
+            },
             "head": {"name": "mask", "activation": "sigmoid"},
             "block": 0,
             "loss": {"name": "l1"},
@@ -142,7 +149,7 @@ def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
     raise JaxsepError(f"{what}={name!r} is unknown, expected one of {', '.join(table)}{hint}")
 
 
-def construct(table: Mapping[str, Any], spec: Mapping[str, Any], what: str, **extra: Any) -> Any:
+def construct(table: Mapping[str, Any], spec: Mapping[str, Any] | ConfigDict, what: str, **extra: Any) -> Any:
     """Builds `table[spec["name"]]` from the other keys of `spec`; lists become tuples.
 
     Args:
@@ -175,7 +182,8 @@ def _frozen(value: Any) -> Any:
 def parse_sources(text: str) -> dict[str, tuple[str, ...]]:
     """Sources and the stems that each is the sum of.
 
-    `"vocals,accompaniment=drums+bass+other"` gives `{"vocals": ("vocals",), "accompaniment": ("drums", "bass", "other")}`.
+    `"vocals,accompaniment=drums+bass+other"` gives
+    `{"vocals": ("vocals",), "accompaniment": ("drums", "bass", "other")}`.
 
     Raises:
         JaxsepError: an empty or repeated name.

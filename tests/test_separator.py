@@ -1,0 +1,126 @@
+"""The flow around a net: context, blocks, cropping, one net per source. With nets whose answer is known."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsep.frontends import Identity, Stft
+from jaxsep.separator import PerSource, Separator
+from jaxsep.types import JaxsepError
+
+
+def _first(y, z):
+    return y
+
+
+class Copy(nn.Module):
+    """Two sources: the input, and its negative."""
+
+    multiple: int = 1
+
+    def lengths(self, length):
+        return (padded := -(-length // self.multiple) * self.multiple), padded
+
+    def __call__(self, z, targets, train):
+        assert z.shape[1] % self.multiple == 0
+        return jnp.stack([z, -z], axis=1)
+
+
+class Valid(nn.Module):
+    """A moving sum over five samples without padding: n + 4 in, n out."""
+
+    def lengths(self, length):
+        return length + 4, length
+
+    def __call__(self, z, targets, train):
+        n = z.shape[1] - 4
+        return sum(z[:, i : i + n] for i in range(5))[:, None]
+
+
+class BlockMean(nn.Module):
+    """Every frame becomes the mean over the frames that the net sees."""
+
+    def lengths(self, length):
+        return length, length
+
+    def __call__(self, z, targets, train):
+        return (jnp.zeros_like(z) + z.mean(axis=1, keepdims=True))[:, None]
+
+
+class Scale(nn.Module):
+    def lengths(self, length):
+        return length, length
+
+    @nn.compact
+    def __call__(self, z, targets, train):
+        return z * self.param("gain", nn.initializers.normal(), ())
+
+
+def _wave(t, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal((2, t, 2)), jnp.float32)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 100])
+def test_padding_to_the_nets_length_is_undone(length):
+    wave = _wave(length)
+    out = Separator(Identity(), Copy(8), _first).apply({}, wave, None, False)
+    np.testing.assert_array_equal(out.stems, np.stack([wave, -wave], 1))
+
+
+def test_a_net_without_padding_is_fed_context():
+    wave = _wave(20)
+    out = Separator(Identity(), Valid(), _first).apply({}, wave, None, False)
+    padded = np.pad(wave, [(0, 0), (2, 2), (0, 0)])
+    expected = sum(padded[:, i : i + 20] for i in range(5))
+    np.testing.assert_allclose(out.stems[:, 0], expected, atol=1e-6)
+
+
+def test_blocks_are_seen_one_by_one():
+    wave = _wave(10)
+    out = Separator(Identity(), BlockMean(), _first, block=4).apply({}, wave, None, False)
+    padded = np.pad(wave, [(0, 0), (0, 2), (0, 0)]).reshape(2, 3, 4, 2)
+    expected = np.repeat(padded.mean(2, keepdims=True), 4, axis=2).reshape(2, 12, 2)[:, :10]
+    np.testing.assert_allclose(out.stems[:, 0], expected, atol=1e-6)
+
+
+def test_a_block_that_the_net_does_not_take_is_refused():
+    with pytest.raises(JaxsepError, match="block=6"):
+        Separator(Identity(), Copy(4), _first, block=6).apply({}, _wave(12), None, False)
+
+
+def test_one_net_per_source_is_keyed_by_name_and_drawn_apart():
+    wave = _wave(6)
+    separator = Separator(Identity(), PerSource({"vocals": Scale(), "bass": Scale()}), _first)
+    variables = separator.init(jax.random.key(0), wave, None, False)
+    gains = variables["params"]["net"]
+    assert set(gains) == {"vocals", "bass"} and gains["vocals"]["gain"] != gains["bass"]["gain"]
+    out = separator.apply(variables, wave, None, False)
+    np.testing.assert_allclose(out.stems[:, 0], wave * gains["vocals"]["gain"], rtol=1e-6)
+    np.testing.assert_allclose(out.stems[:, 1], wave * gains["bass"]["gain"], rtol=1e-6)
+
+
+def test_the_net_sees_the_band_only_and_the_post_filter_everything():
+    seen = {}
+
+    def post(latents, mix):
+        seen["latents"], seen["mix"] = latents.shape, mix.shape
+        return jnp.repeat(mix[:, None], latents.shape[1], 1)
+
+    wave = _wave(4000)
+    separator = Separator(Stft(64, 16, bins=20), Copy(), _first, post)
+    out = separator.apply({}, wave, None, False)
+    frames = Stft(64, 16).frames(4000)
+    assert seen == {"latents": (2, 2, frames, 20, 2), "mix": (2, frames, 33, 2)}
+    assert out.latents.shape == (2, 2, frames, 20, 2)
+    np.testing.assert_allclose(out.stems[:, 1], wave, atol=1e-5)
+    trained = separator.apply({}, wave, None, True)  # without the filter the upper bins are gone
+    assert float(jnp.abs(trained.stems[:, 0] - wave).max()) > 0.1
+
+
+def test_references_are_encoded_as_the_mixture_is():
+    wave = _wave(3000)
+    separator = Separator(Stft(64, 16, bins=20), Copy(), _first)
+    latents = separator.apply({}, jnp.stack([wave, -wave], 1), method="encode")
+    np.testing.assert_allclose(latents, separator.apply({}, wave, None, True).latents, atol=1e-6)
