@@ -167,7 +167,7 @@ def _window_energy(window: np.ndarray, hop: int, count: int) -> Float[Array, " t
     blocks = np.zeros((few + overlap - 1, hop))
     for k in range(few):
         blocks[k : k + overlap] += squares
-    blocks = blocks.astype(np.float32)
+    blocks = jnp.asarray(blocks, jnp.float32)
     if count > overlap:
         middle = jnp.broadcast_to(blocks[overlap - 1], (count - overlap + 1, hop))
         blocks = jnp.concatenate([blocks[: overlap - 1], middle, blocks[overlap:]])

@@ -123,9 +123,7 @@ class L2(_Spectral):
 class WaveL1(Loss):
     """Mean absolute difference of waves."""
 
-    def __call__(
-        self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]
-    ) -> Float[Array, "b s"]:
+    def __call__(self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]) -> Float[Array, "b s"]:
         """Loss per example and source."""
         return jnp.abs(estimate - reference).mean(axis=(2, 3))
 
@@ -134,9 +132,7 @@ class WaveL1(Loss):
 class WaveL2(Loss):
     """Mean squared difference of waves."""
 
-    def __call__(
-        self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]
-    ) -> Float[Array, "b s"]:
+    def __call__(self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]) -> Float[Array, "b s"]:
         """Loss per example and source."""
         return ((estimate - reference) ** 2).mean(axis=(2, 3))
 
@@ -149,9 +145,7 @@ class SiSdr(Loss):
     10 log10(1 + energy of the estimate / 1e-8), finite and smallest for silence.
     """
 
-    def __call__(
-        self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]
-    ) -> Float[Array, "b s"]:
+    def __call__(self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]) -> Float[Array, "b s"]:
         """Loss per example and source."""
         axes = (2, 3)
         scale = (estimate * reference).sum(axes) / ((reference**2).sum(axes) + TINY)
@@ -165,9 +159,7 @@ class SiSdr(Loss):
 class SiSnr(SiSdr):
     """Negative scale-invariant SNR in dB: SI-SDR without the mean of each channel (Conv-TasNet, 2019)."""
 
-    def __call__(
-        self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]
-    ) -> Float[Array, "b s"]:
+    def __call__(self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]) -> Float[Array, "b s"]:
         """Loss per example and source."""
         estimate, reference = (x - x.mean(axis=2, keepdims=True) for x in (estimate, reference))
         return super().__call__(estimate, reference)
@@ -184,16 +176,14 @@ def mel_filters(bands: int, bins: int, rate: int, frame: int, htk: bool = False)
         JaxsepError: a band so narrow that no bin falls into it.
     """
     hertz = np.arange(bins) * rate / frame
-    edges = _mel_to_hertz(np.linspace(0, _hertz_to_mel(hertz[-1], htk), bands + 2), htk)
+    edges = _mel_to_hertz(np.linspace(0, _hertz_to_mel(hertz[-1:], htk)[0], bands + 2), htk)
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
     rising = (hertz[:, None] - low) / (centre - low)
     falling = (high - hertz[:, None]) / (high - centre)
     filters = np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
     empty = int((filters.max(axis=0) == 0).sum())
     if empty:
-        raise JaxsepError(
-            f"loss.mel_bins={bands}: {empty} bands lie between the bins of a {frame}-point spectrum"
-        )
+        raise JaxsepError(f"loss.mel_bins={bands}: {empty} bands lie between the bins of a {frame}-point spectrum")
     return filters.astype(np.float32)
 
 
@@ -202,14 +192,14 @@ def mel_filters(bands: int, bins: int, rate: int, frame: int, htk: bool = False)
 _KNEE_HERTZ, _KNEE_MEL, _LOG_STEP = 1000.0, 15.0, np.log(6.4) / 27
 
 
-def _hertz_to_mel(hertz, htk: bool) -> np.ndarray:
+def _hertz_to_mel(hertz: np.ndarray, htk: bool) -> np.ndarray:
     if htk:
         return 2595 * np.log10(1 + hertz / 700)
     above = _KNEE_MEL + np.log(np.maximum(hertz, _KNEE_HERTZ) / _KNEE_HERTZ) / _LOG_STEP
     return np.where(hertz < _KNEE_HERTZ, hertz * _KNEE_MEL / _KNEE_HERTZ, above)
 
 
-def _mel_to_hertz(mel, htk: bool) -> np.ndarray:
+def _mel_to_hertz(mel: np.ndarray, htk: bool) -> np.ndarray:
     if htk:
         return 700 * (10 ** (mel / 2595) - 1)
     above = _KNEE_HERTZ * np.exp((mel - _KNEE_MEL) * _LOG_STEP)
