@@ -1,7 +1,7 @@
 """Compute precision of the nets.
 
-The policy is the dtype in which a net computes. Parameters, optimiser, norm statistics, front ends, heads and losses
-are float32 under every policy; a net gets the policy as its field `dtype`.
+The policy is the dtype in which a net computes. Parameters, optimiser, norm statistics, front ends, heads and
+losses are float32 under every policy; a net gets the policy as its field `dtype`.
 """
 
 import jax.numpy as jnp

@@ -1,0 +1,188 @@
+"""Checkpoints: the only file that knows Orbax.
+
+A checkpoint is a folder `<step>` of items (pytrees of arrays; empty ones left out), of `meta` (JSON) and of
+`metrics` (the validation SDR, where the step was validated). Orbax writes it in the background under another
+name and renames it when complete. Orbax reads some kinds of damage as zeros, so just before the rename a list
+of sums joins it (`integrity.py`), and nothing is restored that does not agree with its list.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from jaxsep import integrity
+from jaxsep.types import JaxsepError
+
+FOLDER = "checkpoints"
+
+# Orbax logs its internals, tracebacks of background threads included; what a user can act on is raised here.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+
+
+class Checkpoints:
+    """The checkpoints of a run: the last two and the best are kept, saves run in the background.
+
+    Args:
+        workdir: the run folder.
+
+    Raises:
+        JaxsepError: the folder cannot be written, or has checkpoints of which none is whole.
+    """
+
+    def __init__(self, workdir: str | Path):
+        self.folder = Path(workdir).absolute() / FOLDER
+        self._saving = 0
+        best = policies.BestN(get_metric_fn=_sdr, n=1, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_sdr,
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+        )
+        try:
+            integrity.set_damaged_aside(self.folder)
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        except OSError as error:
+            raise JaxsepError(f"{self.folder}: cannot be used ({error}); choose another --workdir") from None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._guard(self._manager.close)
+        except JaxsepError:
+            if kind is None:  # else the error on its way out is the first one
+                raise
+
+    def save(self, step: int, items: Mapping[str, Any], meta: Mapping[str, Any], sdr: float | None = None) -> None:
+        """Starts a save when the one before is complete; the arrays may be donated as soon as this returns.
+
+        Args:
+            step: the checkpoint's name, larger than those before.
+            items: name -> pytree of arrays.
+            meta: JSON values that belong to the state.
+            sdr: validation SDR at this step, or None where it was not validated.
+
+        Raises:
+            JaxsepError: this save or the one before failed, e.g. because the disk is full.
+        """
+        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
+        composite = ocp.args.Composite(meta=ocp.args.JsonSave(dict(meta)), **args)
+        metrics = None if sdr is None else {"sdr": sdr}
+        self.wait()
+        self._saving = step
+        self._guard(lambda: self._manager.save(step, args=composite, metrics=metrics))
+
+    def wait(self) -> None:
+        """Returns when the last save is complete.
+
+        Raises:
+            JaxsepError: it failed.
+        """
+        self._guard(self._manager.wait_until_finished)
+
+    def restore(self, template: Mapping[str, Any]) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+        """The newest checkpoint as (step, items, meta), or None when there is none.
+
+        Args:
+            template: items as `save` took them; the leaves are arrays, or shapes with shardings.
+
+        Raises:
+            JaxsepError: the newest checkpoint does not fit the template.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        args = {name: ocp.args.StandardRestore(tree) for name, tree in template.items() if jax.tree.leaves(tree)}
+        try:
+            found = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **args))
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            raise JaxsepError(f"{self.folder / str(step)}: does not fit this model ({_short(error)})") from None
+        return step, {**template, **{name: found[name] for name in args}}, found["meta"]
+
+    def _seal(self) -> None:
+        """Called by Orbax when every item is written and the folder still has its temporary name."""
+        (folder,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        integrity.seal(folder)
+
+    def _guard(self, action: Callable[[], Any]) -> None:
+        """Runs an action of the manager; what fails in it, or behind it in a thread, is a save."""
+        try:
+            action()
+        except Exception as error:  # whatever the file system, TensorStore or a thread of Orbax met
+            whole = [step for step in integrity.steps(self.folder) if not integrity.damage(self.folder / str(step))]
+            kept = f"checkpoint {whole[-1]} is kept" if whole else "there is no checkpoint yet"
+            raise JaxsepError(
+                f"{self.folder / str(self._saving)}: could not be written ({_short(error)}); {kept}; "
+                "make room on the disk and start again with the same command"
+            ) from None
+
+
+def load_variables(workdir: str | Path, which: str | int = "best") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters (the averaged ones, where the run has them) and batch statistics, without the optimiser.
+
+    Args:
+        workdir: the run folder.
+        which: "best" (validation SDR; the last, where none was validated), "last", or a step.
+
+    Returns:
+        Flax variables as numpy arrays, and {"step", "sdr"}.
+
+    Raises:
+        JaxsepError: no such checkpoint, or none that is whole.
+    """
+    folder = Path(workdir).absolute() / FOLDER
+    steps = integrity.steps(folder)
+    if which == "best":
+        steps.sort(key=lambda step: (_score(folder / str(step)), step))
+    elif which != "last":
+        if which not in steps:
+            raise JaxsepError(f"{folder}: no checkpoint {which!r}; expected best, last or one of {steps}")
+        steps = [int(which)]
+    for checkpoint in (folder / str(step) for step in reversed(steps)):
+        reason = integrity.damage(checkpoint)
+        if reason is None:
+            score = _score(checkpoint)
+            return _variables(checkpoint), {"step": int(checkpoint.name), "sdr": None if score == -np.inf else score}
+        integrity.warn(f"{checkpoint}: damaged ({reason}); passed over")
+    raise JaxsepError(f"{folder}: there is no checkpoint that can be read; train first, or name another run folder")
+
+
+def _variables(checkpoint: Path) -> dict[str, Any]:
+    """Reads params (or ema) and batch_stats, whatever devices they were saved from."""
+    params = "ema" if (checkpoint / "ema").is_dir() else "params"
+    variables = {}
+    with ocp.StandardCheckpointer() as reader:
+        for collection, item in (
+            ("params", checkpoint / params),
+            ("batch_stats", checkpoint / "batch_stats"),
+        ):
+            if item.is_dir():
+                saved = reader.metadata(item).item_metadata.tree
+                target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
+                variables[collection] = reader.restore(item, target)
+    return variables
+
+
+def _score(checkpoint: Path) -> float:
+    """Validation SDR of a checkpoint, -inf where it was not validated."""
+    try:
+        return json.loads((checkpoint / "metrics" / "metrics").read_text())["sdr"]
+    except (OSError, ValueError, KeyError):
+        return -np.inf
+
+
+def _sdr(metrics: Mapping[str, float]) -> float:
+    return metrics["sdr"]
+
+
+def _short(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,237 @@
+"""The training step: state, loss, gradients, update, on one mesh axis `data`.
+
+The batch is split over the devices and the state is copied to each; XLA adds the gradient exchange. A step
+whose loss or gradient is not finite changes nothing and marks the state, so that all later steps change nothing
+either: although the state is donated, what comes out of the loop is the state before the failing step.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Bool, Float, Int, Key, PyTree
+
+from jaxsep.config import parse_sources
+from jaxsep.losses import Loss
+from jaxsep.optim import Optimiser
+from jaxsep.types import JaxsepError
+
+Batch = Mapping[str, Array | np.ndarray]  # {"mix": [b t c], "sources": [b s t c]}
+
+
+@struct.dataclass
+class TrainState:
+    """All that a step changes.
+
+    Attributes:
+        step: finished steps.
+        params: trainable parameters.
+        batch_stats: running statistics, {} without batch norm.
+        opt_state: of the optimiser.
+        ema: averaged parameters, or None.
+        key: of dropout; never changes, each step folds its number in.
+        ok: no step has met a loss or gradient that is not finite.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: PyTree
+    ema: PyTree | None
+    key: Key[Array, ""]
+    ok: Bool[Array, ""]
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """What validation and inference use: the averaged parameters where there are some."""
+        params = self.params if self.ema is None else self.ema
+        return {"params": params, "batch_stats": self.batch_stats}
+
+    def items(self) -> dict[str, PyTree]:
+        """The state as the checkpoint holds it; inference reads all but `training`."""
+        training = {"step": self.step, "opt_state": self.opt_state, "key": self.key}
+        return {"params": self.params, "ema": self.ema, "batch_stats": self.batch_stats, "training": training}
+
+    @classmethod
+    def from_items(cls, items: Mapping[str, PyTree], ok: Array) -> "TrainState":
+        """The inverse of `items`; `ok` is not saved."""
+        return cls(
+            params=items["params"],
+            ema=items["ema"],
+            batch_stats=items["batch_stats"],
+            ok=ok,
+            **items["training"],
+        )
+
+
+@struct.dataclass
+class Metrics:
+    """What a step tells: losses of each example and source, their mean, and what moved the parameters."""
+
+    losses: Float[Array, "b s"]
+    loss: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+    learning_rate: Float[Array, ""]
+    ok: Bool[Array, ""]
+
+    def numbers(self, sources: Sequence[str]) -> dict[str, float]:
+        """What is logged, by name."""
+        named = {"loss": self.loss, "grad_norm": self.grad_norm, "learning_rate": self.learning_rate}
+        terms = zip(sources, np.asarray(self.losses).mean(axis=0), strict=True)
+        return {name: float(value) for name, value in [*named.items(), *((f"loss/{s}", v) for s, v in terms)]}
+
+
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """All devices on one axis, `data`."""
+    return Mesh(np.array(devices or jax.devices()), ("data",))
+
+
+def check_batch(config: Any, mesh: Mesh) -> None:
+    """That micro-batches come out even on every device.
+
+    Raises:
+        JaxsepError: the batch size is no multiple of devices x accumulated micro-batches.
+    """
+    size, parts, devices = config.data.batch_size, config.optim.accumulate, mesh.size
+    if size < 1 or parts < 1 or size % (parts * devices):
+        raise JaxsepError(
+            f"data.batch_size={size} is not a multiple of {parts * devices} = {devices} device(s) x "
+            f"optim.accumulate={parts}; change one of the two, or use fewer devices"
+        )
+
+
+def init_state(separator: Any, optimiser: Optimiser, config: Any, mesh: Mesh) -> TrainState:
+    """The state before the first step, a copy on every device of the mesh."""
+
+    def create() -> TrainState:
+        key = jax.random.key(config.seed)
+        mix = jnp.zeros((1, config.data.segment, config.channels))
+        variables = separator.init(jax.random.fold_in(key, 0), mix, None, False)
+        params = variables["params"]
+        return TrainState(
+            step=jnp.int32(0),
+            params=params,
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=optimiser.directions.init(params),
+            ema=params if config.optim.ema else None,
+            key=jax.random.fold_in(key, 1),
+            ok=jnp.bool(True),
+        )
+
+    return jax.jit(create, out_shardings=NamedSharding(mesh, PartitionSpec()))()
+
+
+def make_losses(separator: Any, loss: Loss) -> Callable:
+    """(variables, batch, train, key) -> (losses [b s], new batch statistics)."""
+
+    def losses(variables: PyTree, batch: Batch, train: bool, key: Array | None = None) -> tuple[Array, PyTree]:
+        out, updates = separator.apply(
+            variables,
+            batch["mix"],
+            None,
+            train,
+            rngs={} if key is None else {"dropout": key},
+            mutable=["batch_stats"],
+        )
+        if loss.domain == "wave":
+            estimate, reference = out.stems, jnp.asarray(batch["sources"])
+        else:
+            estimate = out.latents
+            reference = separator.apply(variables, batch["sources"], method="encode")
+        return loss(estimate, reference), updates.get("batch_stats", {})
+
+    return losses
+
+
+def make_train_step(
+    separator: Any, loss: Loss, optimiser: Optimiser, config: Any, mesh: Mesh
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
+    """The jitted step (state, batch, scale) -> (state, metrics); `scale` multiplies the learning rate.
+
+    The state is donated: the one passed in cannot be used again.
+    """
+    forward = make_losses(separator, loss)
+    parts, decay = config.optim.accumulate, config.optim.ema
+
+    def objective(params: PyTree, batch_stats: PyTree, batch: Batch, key: Array) -> tuple[Array, tuple]:
+        losses, batch_stats = forward({"params": params, "batch_stats": batch_stats}, batch, True, key)
+        return losses.mean(), (losses, batch_stats)
+
+    def accumulate(state: TrainState, batch: Batch) -> tuple[PyTree, PyTree, Array]:
+        """Mean gradient and losses over micro-batches, unrolled: scans of convolutions are slow on CPUs."""
+        grads, losses, batch_stats = [], [], state.batch_stats
+        key = jax.random.fold_in(state.key, state.step)
+        for part in range(parts):
+            # every parts-th example: then each device has its share of the micro-batch in its share of the batch
+            micro = {name: x.reshape(-1, parts, *x.shape[1:])[:, part] for name, x in batch.items()}
+            grad, (loss, batch_stats) = jax.grad(objective, has_aux=True)(
+                state.params, batch_stats, micro, jax.random.fold_in(key, part)
+            )
+            grads.append(grad)
+            losses.append(loss)
+        mean = jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]) / parts, *grads)
+        return mean, batch_stats, jnp.stack(losses, axis=1).reshape(-1, losses[0].shape[1])
+
+    def step(state: TrainState, batch: Batch, scale: Array) -> tuple[TrainState, Metrics]:
+        grads, batch_stats, losses = accumulate(state, batch)
+        norm = optax.tree.norm(grads)
+        ok = state.ok & jnp.isfinite(norm) & jnp.isfinite(losses).all()
+        rate = optimiser.learning_rate(state.step) * scale
+        directions, opt_state = optimiser.directions.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
+        ema = None if state.ema is None else jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)
+        moved = TrainState(state.step + 1, params, batch_stats, opt_state, ema, state.key, state.ok)
+        kept = jax.tree.map(lambda new, old: jnp.where(ok, new, old), moved, state)
+        metrics = Metrics(losses, losses.mean(), norm, rate, ok)
+        return kept.replace(ok=ok), metrics
+
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    return jax.jit(step, donate_argnums=0, in_shardings=(whole, split, whole), out_shardings=whole)
+
+
+def compile_train_step(
+    separator: Any, loss: Loss, optimiser: Optimiser, config: Any, mesh: Mesh, state: TrainState
+) -> Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]:
+    """`make_train_step`, compiled for the config's batch; a batch of another shape is then a TypeError."""
+    examples, length, channels = config.data.batch_size, config.data.segment, config.channels
+    batch = {
+        "mix": jax.ShapeDtypeStruct((examples, length, channels), jnp.float32),
+        "sources": jax.ShapeDtypeStruct((examples, len(parse_sources(config.sources)), length, channels), jnp.float32),
+    }
+    step = make_train_step(separator, loss, optimiser, config, mesh)
+    return step.lower(state, batch, jax.ShapeDtypeStruct((), jnp.float32)).compile()
+
+
+def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
+    """This process's share of a batch as global arrays, split over the mesh."""
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    return {name: jax.make_array_from_process_local_data(split, value) for name, value in batch.items()}
+
+
+def failure(metrics: Metrics, step: int, sources: Sequence[str], examples: Sequence[str]) -> JaxsepError:
+    """The error that stops a run at a step whose loss or gradient is not finite.
+
+    Args:
+        metrics: of the failing step.
+        step: its number; the first is 1.
+        sources: names in the order of the losses.
+        examples: what the batch is made of, in the order of the losses.
+    """
+    bad = ~np.isfinite(metrics.losses)
+    if bad.any():
+        rows, columns = np.nonzero(bad)
+        terms = ", ".join(f"loss/{sources[s]}" for s in sorted(set(columns.tolist())))
+        value = metrics.losses[rows[0], columns[0]]
+        what, named = f"{terms} is {value}", [examples[b] for b in sorted(set(rows.tolist()))]
+    else:
+        what, named = f"the loss is {metrics.loss}, its gradient's norm {metrics.grad_norm}", list(examples)
+    return JaxsepError(
+        f"step {step}: {what}; examples: {'; '.join(named)}. The state before it is saved: the same command "
+        "replays the step; mend the data, or start again with a lower optim.learning_rate or with optim.clip"
+    )

@@ -1,0 +1,137 @@
+"""Validation: whole songs through the code that separates and scores them later, at the model's own rate.
+
+The SDR is that of the score tables: median over seconds, median over songs, and their mean over sources. The loss
+is that of training, on consecutive segments in evaluation mode.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import soxr
+from jax import Array
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from jaxsep import training
+from jaxsep.config import parse_sources, parse_stems
+from jaxsep.data.tracks import MIXTURE, Track
+from jaxsep.inference import Model
+from jaxsep.losses import Loss
+from jaxsep.metrics.sdr import framewise_sdr
+from jaxsep.types import JaxsepError
+
+EXCERPT = 10  # seconds of the first song, to look at and listen to
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Numbers by name (`sdr`, `sdr/<source>`, `loss`), and waves [t c] of an excerpt by name."""
+
+    scores: dict[str, float]
+    excerpt: dict[str, Float[np.ndarray, "t c"]]
+
+
+def make_validate(
+    separator: Any, loss: Loss, config: Any, mesh: Mesh, tracks: Sequence[Track]
+) -> Callable[[Mapping[str, Any]], Result]:
+    """(variables) -> Result over whole songs.
+
+    Raises:
+        JaxsepError: no songs, or one shorter than a training segment.
+    """
+    sources = parse_sources(config.sources)
+    if not tracks:
+        raise JaxsepError("no songs to validate on; see `jaxsep data check`")
+    for track in tracks:
+        if track.length * config.sample_rate < config.data.segment * track.rate:
+            raise JaxsepError(
+                f"validation track {track.name!r}: {track.length} samples at {track.rate} Hz, shorter than "
+                f"data.segment={config.data.segment} at {config.sample_rate} Hz; remove the song or set a shorter "
+                "segment"
+            )
+    forward = training.make_losses(separator, loss)
+    eval_step = jax.jit(lambda variables, batch: forward(variables, batch, False)[0])
+
+    def validate(variables: Mapping[str, Any]) -> Result:
+        model = Model.from_parts(separator, variables, config)
+        medians, losses, excerpt = [], [], {}
+        for track in tracks:
+            mix, references = _read(track, sources, config)
+            estimates = np.stack(list(model.separate(mix, config.sample_rate).values()))
+            medians.append(_median(framewise_sdr(references, estimates, config.sample_rate), axis=1))
+            losses.append(_losses(eval_step, variables, mix, references, config, mesh))
+            excerpt = excerpt or _excerpt(mix, references, estimates, tuple(sources), config.sample_rate)
+        sdr = _median(np.stack(medians), axis=0)
+        for source, value in zip(sources, sdr, strict=True):
+            if np.isnan(value):
+                raise JaxsepError(f"{source!r} is silent in all validation songs, so it cannot be scored; add others")
+        scores = {"sdr": float(sdr.mean())}
+        scores |= {f"sdr/{source}": float(value) for source, value in zip(sources, sdr, strict=True)}
+        return Result(scores | {"loss": float(np.concatenate(losses).mean())}, excerpt)
+
+    return validate
+
+
+def _read(
+    track: Track, sources: Mapping[str, Sequence[str]], config: Any
+) -> tuple[Float[np.ndarray, "t c"], Float[np.ndarray, "s t c"]]:
+    """The mixture and the sources of a whole song, with the model's rate and channels."""
+    names = parse_stems(config.data.stems)
+    stems = dict(zip(names, track.audio(names), strict=True))
+    original = config.data.mixture == "original"
+    mix = track.audio([MIXTURE])[0] if original else np.sum(list(stems.values()), axis=0)
+    waves = [mix, *(np.sum([stems[stem] for stem in members], axis=0) for members in sources.values())]
+    waves = np.stack([_fit(wave, track.rate, config) for wave in waves])
+    return waves[0], waves[1:]
+
+
+def _fit(wave: np.ndarray, rate: int, config: Any) -> np.ndarray:
+    if config.channels == 1:
+        wave = wave.mean(axis=1, keepdims=True)
+    if rate != config.sample_rate:
+        wave = soxr.resample(wave, rate, config.sample_rate)
+    return np.broadcast_to(wave, (len(wave), config.channels))
+
+
+def _losses(
+    eval_step: Callable,
+    variables: Mapping[str, Any],
+    mix: Float[np.ndarray, "t c"],
+    references: Float[np.ndarray, "s t c"],
+    config: Any,
+    mesh: Mesh,
+) -> Float[np.ndarray, "n s"]:
+    """Losses of a song's segments; the last one ends with the song."""
+    size, length, batch = config.data.segment, len(mix), config.data.batch_size
+    starts = [*range(0, length - size, size), length - size]
+    losses: list[Array] = []
+    for first in range(0, len(starts), batch):
+        group = starts[first : first + batch]
+        filled = group + group[-1:] * (batch - len(group))  # one compiled shape; the repeats are cut off below
+        segments = {
+            "mix": np.stack([mix[start : start + size] for start in filled]),
+            "sources": np.stack([references[:, start : start + size] for start in filled]),
+        }
+        losses.append(eval_step(variables, training.put(segments, mesh))[: len(group)])
+    return np.concatenate([np.asarray(part) for part in losses])
+
+
+def _excerpt(
+    mix: np.ndarray, references: np.ndarray, estimates: np.ndarray, sources: Sequence[str], rate: int
+) -> dict[str, np.ndarray]:
+    start = max(0, (len(mix) - EXCERPT * rate) // 2)
+    cut = slice(start, start + EXCERPT * rate)
+    named = {"mixture": mix[cut]}
+    for source, reference, estimate in zip(sources, references, estimates, strict=True):
+        named |= {f"{source}/reference": reference[cut], f"{source}/estimate": estimate[cut]}
+    return named
+
+
+def _median(values: Float[np.ndarray, "..."], axis: int) -> Float[np.ndarray, "..."]:
+    """Median of what is not NaN; NaN where nothing is."""
+    empty = np.isnan(values).all(axis=axis)
+    known = np.where(np.expand_dims(empty, axis), 0.0, values)
+    return np.where(empty, np.nan, np.nanmedian(known, axis=axis))

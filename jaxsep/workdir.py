@@ -1,0 +1,175 @@
+"""The run folder: `config.json`, which no later start may contradict, and `run.json`, which says how it came about."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxsep import config as configs
+from jaxsep.types import JaxsepError
+
+# What a later start may change: how long, how often, and where the (same) data lies.
+CHANGEABLE = ("steps", "log_every", "eval_every", "save_every", "patience", "tensorboard", "data.root")
+
+PACKAGES = (
+    "jaxsep",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow",
+    "tensorflow-cpu",
+    "numpy",
+)
+
+
+def open_workdir(workdir: str | Path, config: Any) -> Path:
+    """Makes the run folder, or finds in it a run of the same config, and writes `config.json`.
+
+    Raises:
+        JaxsepError: not a folder, not writable, or a run of another config (its differing keys are named).
+    """
+    folder = Path(workdir)
+    if folder.exists() and not folder.is_dir():
+        raise JaxsepError(f"--workdir={workdir} is a file; give a folder")
+    path = folder / "config.json"
+    if path.exists():
+        _compare(
+            folder,
+            json.loads(configs.to_json(configs.run_config(folder))),
+            json.loads(configs.to_json(config)),
+        )
+    elif (folder / "checkpoints").exists():
+        raise JaxsepError(f"{folder}: has checkpoints but no config.json; restore it, or choose another --workdir")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, configs.to_json(config))
+    except OSError as error:
+        raise JaxsepError(f"--workdir={workdir} cannot be written ({error.strerror}); choose another") from None
+    return folder
+
+
+def record_run(workdir: Path, argv: Sequence[str], data: Mapping[str, Any], step: int) -> None:
+    """Writes `run.json`; a start at a later step adds itself to `resumed`.
+
+    Args:
+        workdir: the run folder.
+        argv: the command.
+        data: what `describe_data` said.
+        step: the step that this start goes on from.
+
+    Raises:
+        JaxsepError: the data differs from the data that the run began with.
+    """
+    path = workdir / "run.json"
+    start = {"step": step, "time": _now(), "command": shlex.join(argv), "git": git_revision()}
+    run = read_run(workdir)
+    if not run:
+        run = {
+            **start,
+            "versions": versions(),
+            "python": platform.python_version(),
+            "data": data,
+            "resumed": [],
+        }
+    elif run["data"]["fingerprint"] != data["fingerprint"]:
+        raise JaxsepError(
+            f"{workdir}: this run began with {_songs(run['data'])}, now there are {_songs(data)} or other names or "
+            "lengths; restore the data, or choose another --workdir"
+        )
+    elif step:
+        run["resumed"].append(start)
+    write_text(path, json.dumps(run, indent=2) + "\n")
+
+
+def read_run(workdir: str | Path) -> dict[str, Any]:
+    """The contents of `run.json`, {} when there is none.
+
+    Raises:
+        JaxsepError: it is damaged.
+    """
+    path = Path(workdir) / "run.json"
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise JaxsepError(f"{path}: damaged ({error}); remove it") from None
+
+
+def describe_data(config: Any, tracks: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Source, songs per split, seconds, and a fingerprint of names, rates, channels and lengths.
+
+    Args:
+        config: the run's config.
+        tracks: split -> songs.
+    """
+    songs = [[s, t.name, t.rate, t.channels, t.length] for s, split in tracks.items() for t in split]
+    return {
+        "source": config.data.source,
+        "stems": config.data.stems,
+        "songs": {split: len(songs) for split, songs in tracks.items()},
+        "seconds": {split: round(sum(t.length / t.rate for t in songs), 1) for split, songs in tracks.items()},
+        "fingerprint": hashlib.sha256(json.dumps(songs).encode()).hexdigest()[:16],
+    }
+
+
+def git_revision() -> str:
+    """Commit of the checkout that the code runs from, with `+changes` where it differs; "unknown" outside one."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return revision.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on, as far as they are installed."""
+    installed = {}
+    for name in PACKAGES:
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file as a whole: a kill leaves the old one or the new one."""
+    fresh = path.with_name(path.name + ".tmp")
+    fresh.write_text(text)
+    os.replace(fresh, path)
+
+
+def _compare(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    before, now = _flat(old), _flat(new)
+    differing = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
+    fixed = [key for key in differing if key not in CHANGEABLE]
+    if fixed:
+        named = ", ".join(f"{key} ({before.get(key)!r}, now {now.get(key)!r})" for key in fixed)
+        raise JaxsepError(f"{folder} is a run of another config: {named}; choose another --workdir")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _songs(data: Mapping[str, Any]) -> str:
+    return " and ".join(f"{count} {split}" for split, count in data["songs"].items()) + " songs"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,193 @@
+"""Trains a separator: config -> mesh -> data -> state -> step -> loop.
+
+    python train.py --config=configs/spleeter.py:demo --workdir=runs/demo
+    python train.py --config=configs/spleeter.py --workdir=runs/spleeter --config.data.root=/data/musdb18hq
+
+The same command goes on where a run was stopped or killed. Every value of the config can be given on the command
+line, as in `--config.optim.learning_rate=3e-4`; a later start may change steps, patience, how often something is
+logged, validated or saved, tensorboard, and where the data lies, and nothing else.
+"""
+
+import itertools
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from jaxsep import config as configs
+from jaxsep import workdir as workdirs
+from jaxsep.types import JaxsepError
+
+USAGE = "train.py --config=FILE.py[:VARIANT] --workdir=FOLDER [--config.KEY=VALUE ...]"
+
+
+def train(config: Any, workdir: str, argv: Sequence[str]) -> None:
+    """One run, in order.
+
+    Raises:
+        JaxsepError: anything that the user can mend.
+    """
+    # --- Config: refused before anything slow is imported, then written into the run folder ---------------
+    configs.check(config)
+    sources = configs.parse_sources(config.sources)
+    folder = workdirs.open_workdir(workdir, config)
+
+    import jax
+    import numpy as np
+
+    from jaxsep import log, losses, optim, separator, training, validation
+    from jaxsep.card import write_card
+    from jaxsep.checkpoint import Checkpoints
+    from jaxsep.data.pipeline import batches
+    from jaxsep.data.tracks import open_tracks
+
+    # --- Mesh: all devices on one axis, the batch split over it -------------------------------------------
+    mesh = training.make_mesh()
+    training.check_batch(config, mesh)
+
+    # --- Model, loss, optimiser ---------------------------------------------------------------------------
+    model = separator.build(config)
+    loss = losses.build(config.loss)
+    optimiser = optim.build(config.optim, config.steps)
+
+    # --- Data: addressed by step, so that a run goes on from one integer ----------------------------------
+    tracks = {split: open_tracks(config.data, split, folder) for split in ("train", "valid")}
+    validate = validation.make_validate(model, loss, config, mesh, tracks["valid"])
+
+    with Checkpoints(folder) as checkpoints:
+        # --- State: fresh, or the newest checkpoint that is whole -----------------------------------------
+        state = training.init_state(model, optimiser, config, mesh)
+        step, history, window = 0, [], log.Window()  # history: [step, validation SDR]
+        if restored := checkpoints.restore(state.items()):
+            step, items, meta = restored
+            state = training.TrainState.from_items(items, state.ok)
+            history, window = meta["history"], log.Window(meta["window"])
+        workdirs.record_run(folder, argv, workdirs.describe_data(config, tracks), step)
+        metrics_file = log.MetricsFile(folder / "metrics.jsonl", step)
+        board = log.TensorBoard(folder, config.sample_rate) if config.tensorboard else None
+        write_card(folder)
+
+        def over() -> bool:
+            return step >= config.steps or optim.stalled([sdr for _, sdr in history], config.patience)
+
+        if over():
+            print(f"{folder}: finished at step {step}; to go on, raise --config.steps or --config.patience")
+            return
+
+        # --- Step: compiled before the loop, so a batch of another shape is an error and not a recompilation
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        device = f"{mesh.size} x {jax.devices()[0].device_kind}"
+        print(f"{config.name}: {parameters:,} parameters, {device}, step {step} of {config.steps}", flush=True)
+        stream = batches(tracks["train"], sources, config, first_step=step)
+        started = time.perf_counter()
+        with ThreadPoolExecutor(1) as reader:  # the first batch is read while XLA compiles
+            first = reader.submit(next, stream)
+            train_step = training.compile_train_step(model, loss, optimiser, config, mesh, state)
+            compiled = time.perf_counter()
+            queue = itertools.chain([first.result()], stream)
+        print(f"compiled in {compiled - started:.1f} s", flush=True)
+
+        # --- Loop: the numbers of a step are fetched while the next one runs ------------------------------
+        progress = log.Progress(step, config.steps, config.data.batch_size)
+
+        def save(sdr: float | None = None) -> None:
+            metrics_file.sync()
+            meta = {"history": history, "window": window.state()}
+            checkpoints.save(int(state.step), state.items(), meta, sdr)
+
+        def settle(at: int, metrics: training.Metrics) -> None:
+            metrics = jax.device_get(metrics)
+            if not metrics.ok:
+                save()
+                raise training.failure(metrics, at, tuple(sources), stream.describe(at - 1))
+            numbers = metrics.numbers(tuple(sources))
+            window.add(numbers)
+            progress.step(at, loss=numbers["loss"])
+            if at % config.log_every == 0 or at == config.steps:
+                numbers = window.take() | {"learning_rate": numbers["learning_rate"]}
+                progress.step(at, loss=numbers["loss"])
+                metrics_file.write(at, "train", numbers, progress.line(at))
+                if board:
+                    board.scalars(at, "train", numbers)
+
+        running: training.Metrics | None = None
+        while not over():
+            waiting = time.perf_counter()
+            batch = training.put(next(queue), mesh)
+            progress.waited(time.perf_counter() - waiting)
+            scale = optim.plateau_scale([sdr for _, sdr in history], config.optim.schedule)
+            state, metrics = train_step(state, batch, np.float32(scale))
+            if running is not None:
+                settle(step, running)
+            step, running = step + 1, metrics
+            evaluate = step % config.eval_every == 0 or step == config.steps
+            if not evaluate and step % config.save_every:
+                continue
+            settle(step, running)
+            running = None
+            if evaluate:
+                started = time.perf_counter()
+                result = validate(state.variables)
+                clock = {"seconds": round(time.perf_counter() - started, 3)}
+                history.append([step, result.scores["sdr"]])
+                metrics_file.write(step, "valid", result.scores, clock)
+                write_card(folder)
+                progress.valid(step, result.scores["sdr"])
+                if board:
+                    board.scalars(step, "valid", result.scores)
+                    board.excerpt(step, result.excerpt)
+            save(history[-1][1] if evaluate else None)
+            progress.skip(step)
+        progress.close()
+    best = max(history, key=lambda entry: entry[1])
+    why = "" if step == config.steps else f", {config.patience} evaluations without a better one"
+    print(f"{folder}: finished at step {step}{why}; best validation SDR {best[1]:.2f} dB at step {best[0]}")
+
+
+def parse(argv: Sequence[str]) -> tuple[Any, str]:
+    """The config and the run folder of a command line.
+
+    Raises:
+        JaxsepError: a flag, a file, a key or a value that does not exist or does not fit.
+    """
+    specs = [word for word in argv[1:] if word.startswith("--config=")]
+    if not specs:
+        raise JaxsepError(f"--config is missing; expected {USAGE}")
+    config = configs.load_config(specs[-1].partition("=")[2])
+    words = [word for word in argv if word not in specs]
+    values = flags.FlagValues()
+    workdir = flags.DEFINE_string("workdir", None, "run folder", flag_values=values)
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
+        rest = values(words)[1:]
+    except (AttributeError, KeyError) as error:
+        raise JaxsepError("the config has no key " + ". ".join(str(error).strip('"').splitlines())) from None
+    except (flags.Error, TypeError, ValueError) as error:
+        raise JaxsepError(" ".join(str(error).split())) from None
+    if rest or not workdir.value:
+        raise JaxsepError((f"{rest[0]!r} is no flag" if rest else "--workdir is missing") + f"; expected {USAGE}")
+    return config, workdir.value
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command: 0, or 2 with one line on stderr, or 130 after Ctrl-C."""
+    if {"--help", "-h", "-help"} & set(argv):
+        print(__doc__)
+        return 0
+    try:
+        train(*parse(argv), argv)
+    except JaxsepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
