@@ -1,6 +1,5 @@
 """Loss and SDR over the steps of a run, drawn from its `metrics.jsonl`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 
+from jaxsep.log import read_metrics
 from jaxsep.report.svg import COLOURS, INK, STYLE, new_figure, save
 from jaxsep.types import JaxsepError
 
@@ -17,30 +17,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "valid": {"linewidth": 2.0, "marker": "o", "markersize": 4},
 }
 LEGEND: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3, "fontsize": "small"}
-
-
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, in order.
-
-    A last line without its newline is still being written by a running training and left out.
-
-    Raises:
-        JaxsepError: no such file, or a line that is not a JSON object with a step.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise JaxsepError(f"{path}: no such file; a training writes it into its --workdir")
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            break
-        try:
-            record = json.loads(line)
-            record["step"], record["kind"]
-        except (ValueError, KeyError, TypeError):
-            raise JaxsepError(f"{path}: line {number} is not a record with step and kind; restore the file") from None
-        records.append(record)
-    return records
 
 
 def series(records: Sequence[Mapping[str, Any]], kind: str, key: str) -> tuple[list[int], list[float]]:

@@ -34,12 +34,12 @@ class Song:
     name: str
     rate: int
     mixture: Float[np.ndarray, "t c"]
-    estimates: Mapping[str, Float[np.ndarray, "t c"]]
-    references: Mapping[str, Float[np.ndarray, "t c"]] | None = None
+    estimates: Mapping[str, np.ndarray]
+    references: Mapping[str, np.ndarray] | None = None
     note: str = ""
 
-    def waves(self) -> dict[tuple[str, str], Float[np.ndarray, "t c"]]:
-        """All waves by (role, source): the mixture (source ""), then each estimate and its reference."""
+    def waves(self) -> dict[tuple[str, str], np.ndarray]:
+        """All waves [t c] by (role, source): the mixture (source ""), then each estimate and its reference."""
         waves = {("mixture", ""): self.mixture}
         for source, estimate in self.estimates.items():
             waves["estimate", source] = estimate

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 INK = "#010203"  # stands for the page's text colour until the file is written
 COLOURS = ("#2f86d6", "#e0792b", "#2f9e73", "#a56bd1", "#d1495b", "#8a8f2a", "#4aa3a8", "#b5739d")
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.facecolor": "none",
     "axes.labelcolor": INK,
