@@ -1,0 +1,293 @@
+"""The page tells what the run folder holds, stands on its own, and its pictures show what was heard."""
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from base64 import b64decode
+from html.parser import HTMLParser
+from io import BytesIO
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import soundfile
+from matplotlib.image import imread
+
+from jaxsep.config import load_config, to_json
+from jaxsep.metrics.aggregate import PROTOCOLS
+from jaxsep.report.curves import draw_curves
+from jaxsep.report.page import write_page
+from jaxsep.report.panels import Song, draw_panel, spectrogram
+from jaxsep.types import JaxsepError
+
+RATE = 22050
+SOURCES = ("vocals", "drums", "bass", "other")
+TITLE = 'A & B <i>声</i> "quoted" $title'
+
+
+def column(first: float) -> dict[str, float | None]:
+    return {name: round(first + 0.01 * k, 2) for k, name in enumerate((*SOURCES, "average"))}
+
+
+SUMMARY = {
+    "system": "spleeter:demo",
+    "checkpoint": {"step": 600, "valid_sdr": 5.4},
+    "data": {"source": "builtin", "root": "the built-in songs", "split": "test", "tracks": 2, "tracks_in_split": 6,
+             "mixture": "sum"},
+    "command": "python eval.py --workdir=runs/demo",
+    "scored_together": [list(SOURCES)],
+    "missing": {"ISR, SIR, SAR": "museval cannot be used (ffmpeg < 0)"},
+    "failed": {"song <7>": "torn"},
+    "silent": {},
+    "protocols": {key: PROTOCOLS[key][1] for key in ("sdr_median_of_medians", "si_sdr")},
+    "scores": {"sdr_median_of_medians": column(6.21), "si_sdr": column(4.43) | {"bass": None}},
+    "baselines": {"scaled mixture": {"sdr_median_of_medians": column(1.31)},
+                  "IRM1 (oracle)": {"sdr_median_of_medians": column(8.77)}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder as training and scoring leave it."""
+    folder = tmp_path / "run é $x"
+    (folder / "scores" / "test").mkdir(parents=True)
+    (folder / "config.json").write_text(to_json(load_config("configs/spleeter.py:demo")))
+    (folder / "scores" / "test" / "summary.json").write_text(json.dumps(SUMMARY))
+    (folder / "run.json").write_text(
+        json.dumps({"command": "python train.py --x='<y>'", "versions": {"jax": "0.10.2"}})
+    )
+    lines = []
+    for step in range(100, 700, 100):
+        lines.append({"step": step, "kind": "train", "loss": 700 / step, "time": {"seconds": 60.0}})
+        sdr = {f"sdr/{source}": step / 100 + k for k, source in enumerate(SOURCES)}
+        if step % 200 == 0:
+            lines.append({"step": step, "kind": "valid", "loss": 800 / step, "sdr": step / 100, **sdr, "time": {}})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def make_song(channels: int = 2, seconds: float = 1.5, **fields) -> Song:
+    """Two tones of 500 and 4,000 Hz that are not separated well."""
+    time = np.arange(int(RATE * seconds))[:, None] / RATE
+    low, high = (np.repeat(0.4 * np.sin(2 * np.pi * hertz * time), channels, axis=1) for hertz in (500, 4000))
+    fields = {"references": {"low": low, "high": high}, "name": "Tones"} | fields
+    return Song(rate=RATE, mixture=low + high, estimates={"low": low + 0.02 * high, "high": 0.5 * high}, **fields)
+
+
+class Page(HTMLParser):
+    """What a page refers to, its visible text, and whether its tags close in order."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.text, self.ids, self.open = [], [], [], []
+        self.attributes = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "img", "input", "link", "br"):
+            self.open.append(tag)
+        values = dict(attrs)
+        self.attributes.append((tag, values))
+        self.links += [values[key] for key in ("src", "href", "srcset", "poster", "action") if key in values]
+        self.ids += [values["id"]] if "id" in values else []
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    @property
+    def shown(self) -> str:
+        return " ".join("".join(self.text).split())
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def pictures(path) -> list[np.ndarray]:
+    """The spectrograms inside an SVG, top to bottom, as they stand on the screen."""
+    images = []
+    for image in ElementTree.parse(path).getroot().iter(f"{SVG}image"):
+        data = image.get("{http://www.w3.org/1999/xlink}href").split(",")[1]
+        pixels = imread(BytesIO(b64decode("".join(data.split()))))[..., :3]
+        if matrix := re.fullmatch(r"matrix\((.*)\)", image.get("transform")):  # the colour bar has none
+            images.append(pixels[::-1] if float(matrix[1].split()[3]) < 0 else pixels)
+    return images
+
+
+def test_page_stands_alone_and_tells_the_scores(run):
+    page_path = write_page(
+        run, songs=[make_song(name="Låt 1 <b>"), make_song(1, name="two", references=None)], title=TITLE,
+        notes=["narrow & quick"], commands=["make demo && echo '<done>'"],
+    )  # fmt: skip
+    page = Page(page_path)
+
+    assert page_path == run / "report" / "index.html"
+    assert not page.open and len(page.ids) == len(set(page.ids))
+    present = {path.relative_to(run / "report").as_posix() for path in (run / "report").rglob("*") if path.is_file()}
+    assert {unquote(link) for link in page.links} | {"index.html"} == present
+    source = page_path.read_text(encoding="utf-8")
+    assert not re.search(r"(src|href|url\(|@import|fetch\()\W*(https?:)?//", source)
+
+    assert page.shown.startswith(TITLE) and "Låt 1 <b>" in page.shown
+    assert "narrow & quick" in page.shown and "make demo && echo '<done>'" in page.shown
+    rows = re.findall(r'<tr[^>]*><th scope="row">(.*?)</th>(.*?)</tr>', source)
+    values = {name: re.findall(r"<td>(.*?)</td>", cells) for name, cells in rows}
+    assert values["spleeter:demo, step 600"] == ["6.21", "6.22", "6.23", "6.24", "6.25"]
+    assert values["scaled mixture"][0] == "1.31" and values["IRM1 (oracle)"][-1] == "8.81"
+    assert values[PROTOCOLS["si_sdr"][0]] == ["4.43", "4.44", "n/a", "4.46", "4.47"]
+    for words in (PROTOCOLS["sdr_median_of_medians"][1], "ffmpeg < 0", "song <7>", "2 of the 6 test songs", "0:06:00",
+                  "made by a generator", "600 of 600"):  # fmt: skip
+        assert words in page.shown, words
+
+
+def test_every_clip_is_playable_and_named(run):
+    song = make_song()
+    write_page(run, songs=[song, make_song(1, references=None)], title="t")
+    page, folder = Page(run / "report" / "index.html"), run / "report"
+    clips = [values for tag, values in page.attributes if tag == "audio"]
+
+    assert [(clip["data-role"], clip["data-source"]) for clip in clips] == [
+        ("mixture", ""), ("estimate", "low"), ("reference", "low"), ("estimate", "high"), ("reference", "high"),
+        ("mixture", ""), ("estimate", "low"), ("estimate", "high"),
+    ]  # fmt: skip
+    assert all("controls" in clip and clip["aria-label"] for clip in clips)  # usable without the script
+    assert all(values["alt"] for tag, values in page.attributes if tag == "img")
+    radios = [values["value"] for tag, values in page.attributes if tag == "input" and values["type"] == "radio"]
+    assert radios == ["mixture", "estimate", "reference", "mixture", "estimate"]
+    for clip, wave in zip(clips, song.waves().values(), strict=False):
+        heard, rate = soundfile.read(folder / unquote(clip["src"]), always_2d=True)
+        assert rate == RATE
+        np.testing.assert_allclose(heard, wave, atol=2 / 32768)
+    assert "SDR of this clip" in page.shown
+    assert re.search(r"high 6\.0 dB", page.shown) and re.search(r"low 34\.0 dB", page.shown)  # 20 log10 of 2 and of 50
+
+
+def test_loud_songs_are_turned_down_together(run):
+    song = make_song()
+    loud = Song("loud", RATE, 4 * song.mixture, {"low": 8 * song.estimates["low"]})
+    write_page(run, songs=[loud], title="t")
+    waves = [soundfile.read(path)[0] for path in sorted((run / "report" / "song-1").glob("*.flac"))]
+    estimate, mixture = waves
+    peak = np.abs(loud.estimates["low"]).max()
+    np.testing.assert_allclose(estimate, loud.estimates["low"] / peak, atol=2 / 32768)
+    np.testing.assert_allclose(mixture, loud.mixture / peak, atol=2 / 32768)
+    assert f"turned down by {20 * np.log10(peak):.1f} dB" in Page(run / "report" / "index.html").shown
+
+
+@pytest.mark.parametrize("name", ["声 & <b>", "a/../b", "_low", "$x^2$ %s"])
+def test_names_of_any_kind(run, name):
+    song = make_song(1)
+    odd = Song(name, RATE, song.mixture, {name: song.estimates["low"]}, {name: song.references["low"]}, note=name)
+    page = Page(write_page(run, songs=[odd], title=name))
+    assert page.shown.count(name) >= 4
+    assert {(run / "report" / unquote(link)).resolve().parent for link in page.links} == {
+        (run / "report").resolve(), (run / "report" / "song-1").resolve()
+    }  # fmt: skip
+    assert all((run / "report" / unquote(link)).is_file() for link in page.links)
+    svg = next((run / "report" / "song-1").glob("*.svg"))
+    assert f"estimate: {name}" in "".join(ElementTree.parse(svg).getroot().itertext())
+
+
+def test_a_run_without_scores_or_metrics_says_so(run):
+    (run / "scores" / "test" / "summary.json").unlink()
+    (run / "metrics.jsonl").unlink()
+    shown = Page(write_page(run, songs=[], title="t")).shown
+    assert "No scores of test songs yet" in shown and "Nothing is measured yet" in shown
+    assert "python train.py --x='<y>'" in shown  # the command of run.json
+
+
+def test_a_failing_page_leaves_the_old_one(run):
+    old = write_page(run, songs=[make_song()], title="old").read_bytes()
+    song = make_song()
+    short = Song("short", RATE, song.mixture, {"low": song.estimates["low"][:-1]})
+    broken = Song("nan", RATE, song.mixture, {"low": song.mixture * np.nan})
+    for bad, words in ((short, "short: estimate low is"), (broken, "nan: estimate low has NaN")):
+        with pytest.raises(JaxsepError, match=words):
+            write_page(run, songs=[make_song(), bad], title="new")
+    (run / "scores" / "test" / "summary.json").write_text("{")
+    with pytest.raises(JaxsepError, match=r"summary\.json: damaged"):
+        write_page(run, songs=[], title="new")
+    assert (run / "report" / "index.html").read_bytes() == old
+    assert {path.name for path in run.iterdir()} == {"config.json", "run.json", "metrics.jsonl", "scores", "report"}
+
+
+def test_the_same_page_twice_is_the_same_bytes(run):
+    def contents():
+        write_page(run, songs=[make_song()], title="t")
+        return {path.name: path.read_bytes() for path in (run / "report").rglob("*") if path.is_file()}
+
+    assert contents() == contents()
+
+
+def test_panels_show_what_differs(tmp_path):
+    song = make_song()
+    mixture, estimate, reference = pictures(draw_panel(song, "high", tmp_path / "high.svg"))
+    assert mixture.shape == estimate.shape == reference.shape
+    rows = {name: image.mean(axis=(1, 2)) for name, image in (("mix", mixture), ("est", estimate), ("ref", reference))}
+    # Rows go from high to low on a logarithmic axis from 40 Hz to 11,025 Hz.
+    place = {hertz: int(len(mixture) * np.log2(RATE / 2 / hertz) / np.log2(RATE / 2 / 40)) for hertz in (500, 4000)}
+    assert abs(int(rows["ref"].argmax()) - place[4000]) <= 2
+    bright = {name: [row[place[hertz] - 2 : place[hertz] + 3].max() for hertz in place] for name, row in rows.items()}
+    assert bright["mix"][0] > bright["ref"][0] + 0.2  # the low tone is in the mixture alone
+    assert bright["mix"][1] == pytest.approx(bright["ref"][1], abs=0.02)  # one scale: the same tone, the same colour
+    assert bright["est"][1] < bright["ref"][1] - 0.02  # 6 dB less is darker
+    with pytest.raises(JaxsepError, match="no estimate of 'drums'; there are low, high"):
+        draw_panel(song, "drums", tmp_path / "drums.svg")
+
+
+def test_spectrogram_levels_and_extent():
+    time = np.arange(RATE * 2)[:, None] / RATE
+    tone = np.where(time < 1, np.sin(2 * np.pi * 1000 * time), 0.1 * np.sin(2 * np.pi * 1000 * time))
+    power = spectrogram(tone, RATE)
+    first, second = power[:, power.shape[1] // 4], power[:, 3 * power.shape[1] // 4]
+    assert 10 * np.log10(first.max() / second.max()) == pytest.approx(20, abs=0.1)
+    assert spectrogram(np.repeat(tone, 2, axis=1), RATE) == pytest.approx(power)
+    assert np.isfinite(spectrogram(tone[:3], RATE)).all()
+    long = spectrogram(np.tile(tone, (40, 1)), RATE)
+    assert long.shape[1] <= 480 and long.sum(axis=0).std() > 0.1 * long.sum(axis=0).mean()
+
+
+def test_silence_is_drawn(tmp_path):
+    silent = np.zeros((RATE, 1))
+    song = Song("silent", RATE, silent, {"low": silent}, {"low": silent})
+    images = pictures(draw_panel(song, "low", tmp_path / "p.svg"))
+    assert len(images) == 3 and all(np.ptp(image) < 0.02 for image in images)
+
+
+def curve_points(path) -> tuple[list[list[tuple[float, float]]], dict[float, float]]:
+    """The lines of an SVG as points, and where each step's tick stands, both in its coordinates."""
+    groups = [group for group in ElementTree.parse(path).getroot().iter(f"{SVG}g") if group.get("id")]
+    paths = [
+        p for g in groups if g.get("id").startswith("line2d") for p in g.findall(f"{SVG}path") if p.get("clip-path")
+    ]
+    ticks = [group for group in groups if group.get("id").startswith("xtick")]
+    places = {float("".join(tick.itertext())): float(next(tick.iter(f"{SVG}use")).get("x")) for tick in ticks}
+    return [[tuple(map(float, xy)) for xy in re.findall(r"([-\d.]+) ([-\d.]+)", p.get("d"))] for p in paths], places
+
+
+def test_curves_use_the_steps(run, tmp_path):
+    path = draw_curves(run / "metrics.jsonl", tmp_path / "sdr.svg", ("sdr",))
+    lines, ticks = curve_points(path)
+    (low, at_low), *_, (high, at_high) = sorted(ticks.items())
+
+    def step(x):
+        return low + (x - at_low) / (at_high - at_low) * (high - low)
+
+    drawn = [[step(x) for x, _ in points] for points in lines if len(points) == 3]
+    assert len(drawn) == 1 + len(SOURCES)
+    for steps in drawn:
+        assert steps == pytest.approx([200, 400, 600], abs=1)
+    texts = "".join(ElementTree.parse(path).getroot().itertext())
+    assert all(word in texts for word in ("step", "SDR (dB)", "validation", *SOURCES))
+    assert "prefers-color-scheme" in texts and "#010203" not in path.read_text()
+
+
+def test_curves_without_values(run, tmp_path):
+    with pytest.raises(JaxsepError, match="no line has 'si_sdr' yet"):
+        draw_curves(run / "metrics.jsonl", tmp_path / "x.svg", ("si_sdr",))
+    both = draw_curves(run / "metrics.jsonl", tmp_path / "both.svg")
+    assert "training" in both.read_text()
