@@ -1,6 +1,5 @@
 """Choosing the device to separate on, and saying which it is and why."""
 
-import os
 from pathlib import Path
 
 import jax
@@ -52,12 +51,19 @@ def describe(device: jax.Device, asked: str = "auto") -> str:
 
 def _why_not(kind: str) -> str:
     """Why jax shows no device of this kind."""
-    platforms = jax.config.jax_platforms  # from JAX_PLATFORMS unless a program changed it
+    platforms = _platforms()
     if platforms and kind not in platforms:
-        source = "JAX_PLATFORMS" if os.environ.get("JAX_PLATFORMS") else "jax_platforms"
-        return f"{source}={platforms} leaves jax nothing else"
+        return f"JAX_PLATFORMS={platforms} leaves jax nothing else"
     if kind == "gpu" and Path("/proc/driver/nvidia/version").exists():
-        return (
-            "jax does not see the NVIDIA GPU of this machine; install its support: pip install 'jaxsep[cuda]'"
-        )
-    return f"jax sees no {kind.upper() if kind != 'gpu' else 'GPU or TPU'} here"
+        return "jax does not see the NVIDIA GPU of this machine; install its support: pip install 'jaxsep[cuda]'"
+    return f"jax sees no {'GPU or TPU' if kind == 'gpu' else kind.upper()} here"
+
+
+def _platforms() -> str:
+    return jax.config.jax_platforms or ""  # the environment's JAX_PLATFORMS, unless a program changed it
+
+
+def listing() -> list[str]:
+    """One line per device that jax can use, the one that "auto" picks first."""
+    lines = [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.local_devices()]
+    return [f"{lines[0]} (what auto uses: {describe(jax.local_devices()[0])})", *lines[1:]]

@@ -52,13 +52,11 @@ class Recipe:
         if not (math.isfinite(self.segment) and self.segment >= 0):
             raise JaxsepError(f"segment={self.segment}: expected seconds, or 0 for the whole song at once")
         if not 0 <= self.overlap < 1:
-            raise JaxsepError(
-                f"overlap={self.overlap}: expected a fraction of the segment, from 0 to below 1"
-            )
+            raise JaxsepError(f"overlap={self.overlap}: expected a fraction of the segment, from 0 to below 1")
         if self.batch_size is not None and self.batch_size < 1:
             raise JaxsepError(f"batch_size={self.batch_size}: expected 1 or more, or auto")
-        if self.shifts < 0:
-            raise JaxsepError(f"shifts={self.shifts}: expected 0 or more")
+        if self.shifts < 0 or self.seed < 0:
+            raise JaxsepError(f"shifts={self.shifts}, seed={self.seed}: expected 0 or more")
 
     @classmethod
     def from_config(cls, inference: ConfigDict) -> "Recipe":
@@ -67,10 +65,20 @@ class Recipe:
         return cls(**{name: inference[name] for name in names})
 
 
+@dataclasses.dataclass(frozen=True)
+class _Static:
+    """A separator as a constant of compiled code: equal ones share it. Its nets may stand in a dict, unhashable."""
+
+    separator: Any
+
+    def __hash__(self):
+        return hash(type(self.separator))
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(separator: Any, variables: Any, mix: jax.Array) -> jax.Array:
+def _forward(static: _Static, variables: Any, mix: jax.Array) -> jax.Array:
     """[b t c] -> [b s t c]; compiled once per separator and shape, also when the variables change."""
-    return separator.apply(variables, mix, None, False).stems
+    return static.separator.apply(variables, mix, None, False).stems
 
 
 class Model:
@@ -101,7 +109,7 @@ class Model:
         self.recipe = Recipe.from_config(config.inference)
         self.config = config
         self.device = device or jax.local_devices()[0]
-        self._separator = separator
+        self._separator = _Static(separator)
         self._variables = jax.tree.map(self._place, variables)
         self._notify = notify
         self._limit: int | None = None  # rows per call that memory is known to hold
@@ -118,7 +126,7 @@ class Model:
         """A model from a separator and its variables, such as those of a training step.
 
         Args:
-            separator: a hashable object with `apply(variables, mix, targets, train) -> Separation`.
+            separator: an object with `apply(variables, mix, targets, train) -> Separation`.
             variables: its variables; of arrays replicated over a mesh, this process's first copy is used.
             config: a run's config.
             device: where to compute; None = this process's first device.
@@ -143,9 +151,7 @@ class Model:
         """
         wave = _checked_wave(audio)
         recipe = dataclasses.replace(self.recipe, **changes) if changes else self.recipe
-        stems = np.concatenate(
-            list(self.separate_blocks(lambda: [wave], rate, wave.shape[1], recipe)), axis=1
-        )
+        stems = np.concatenate(list(self.separate_blocks(lambda: [wave], rate, wave.shape[1], recipe)), axis=1)
         return dict(zip(self.sources, stems, strict=True))
 
     def separate_blocks(
@@ -166,9 +172,7 @@ class Model:
             JaxsepError: no samples, a sample that is not finite, or not enough memory for one segment.
         """
         if not (isinstance(rate, int | np.integer) and rate > 0):
-            raise JaxsepError(
-                f"rate={rate!r}: expected the sample rate in Hz, a positive whole number such as 44100"
-            )
+            raise JaxsepError(f"rate={rate!r}: expected the sample rate in Hz, a positive whole number such as 44100")
         recipe = recipe or self.recipe
         mean, scale = track_statistics(_checked_blocks(read())) if recipe.standardise else (0.0, 1.0)
         entered = 0
@@ -184,9 +188,7 @@ class Model:
             chunk = chunk[:, : entered - left]
             left += chunk.shape[1]
             if not np.isfinite(chunk).all():
-                raise JaxsepError(
-                    f"the model returned NaN or infinity before {left / rate:.1f} s; train it again"
-                )
+                raise JaxsepError(f"the model returned NaN or infinity before {left / rate:.1f} s; train it again")
             yield (chunk * scale + mean).astype(np.float32) if recipe.standardise else chunk
         if not entered:
             raise JaxsepError("the song has no samples")
@@ -249,9 +251,7 @@ class Model:
 
     def _too_large(self, length: int, size: int) -> str:
         smaller = "a smaller batch size (or auto)" if size > 1 else "shorter segments"
-        return (
-            f"out of memory on {self.device} with {size} x {length / self.sample_rate:.1f} s; use {smaller}"
-        )
+        return f"out of memory on {self.device} with {size} x {length / self.sample_rate:.1f} s; use {smaller}"
 
     def _place(self, leaf: Any) -> jax.Array:
         """One array on the model's device; of an array replicated over a mesh, this process's copy."""
@@ -291,9 +291,7 @@ def _checked_blocks(blocks: Iterable[Wave]) -> Iterator[Wave]:
     for block in blocks:
         bad = ~np.isfinite(block).all(1)
         if bad.any():
-            raise JaxsepError(
-                f"sample {count + int(bad.argmax())} is NaN or infinite; mend the recording first"
-            )
+            raise JaxsepError(f"sample {count + int(bad.argmax())} is NaN or infinite; mend the recording first")
         count += len(block)
         yield block
 

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxsep.audio import Resampler
 from jaxtyping import Float
 
-Wave = Float[np.ndarray, "t c"]
-Stems = Float[np.ndarray, "s t c"]
+from jaxsep.audio import Resampler
+
+Wave = Float[np.ndarray, "_ c"]  # the blocks of a stream have lengths of their own
+Stems = Float[np.ndarray, "s _ c"]
 Apply = Callable[[Any], Any]  # [b t c] -> [b s t c]
 
 

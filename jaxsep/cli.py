@@ -1,0 +1,254 @@
+"""The `jaxsep` command. Each subcommand is a thin door to its room, which is imported when it is entered."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxsep import __version__
+
+SEPARATE = """\
+Separates audio files, and all audio files in folders, with the model of one training run.
+
+Outputs have the sample rate, length and channel count of their input. They go to OUT/<track>/<stem>.wav unless
+--filename says otherwise; in a folder, <track> includes the folders below it. Existing files are left alone
+without --force. A file that cannot be separated is reported and the others are done.
+
+Exit status: 0 all done, 1 some files failed, 2 nothing was started.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status.
+
+    Args:
+        argv: the arguments without the program's name; None = those of this process.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        status = args.door(args)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("jaxsep: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output left, as `head` does; nothing more can be said to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ValueError, OSError) as error:
+        from jaxsep.types import JaxsepError  # brings JAX along
+
+        if not isinstance(error, JaxsepError):
+            raise
+        print(f"jaxsep: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jaxsep", description="Music source separation in JAX.")
+    parser.add_argument("--version", action="version", version=f"jaxsep {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_separate(commands)
+
+    models = _add(commands, "models", _models, "list the systems and their variants")
+    _add_json(models)
+
+    data = commands.add_parser("data", help="make, check and fetch data sets")
+    rooms = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    example = _add(rooms, "example", _example, "write a real 6-second song with its stems as a data set")
+    example.add_argument("folder", metavar="DIR", type=Path)
+    synth = _add(rooms, "synth", _synth, "write the built-in songs as a data set")
+    synth.add_argument("folder", metavar="DIR", type=Path)
+    check = _add(rooms, "check", _check, "list all problems of a data set at once")
+    check.add_argument("folder", metavar="DIR", type=Path)
+    _add_json(check)
+
+    doctor = _add(commands, "doctor", _doctor, "show versions, devices, audio formats and ffmpeg")
+    _add_json(doctor)
+    return parser
+
+
+def _add(commands: Any, name: str, door: Callable[..., int], words: str, **more: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=words, **{"description": words.capitalize() + "."} | more)
+    parser.set_defaults(door=door)
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs instead of people")
+
+
+def _add_separate(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "separate",
+        _separate,
+        "separate songs into stems",
+        description=SEPARATE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="SONG|DIR", help="audio files, and folders to search for them")
+    add("-o", "--out", required=True, type=Path, help="folder of the outputs")
+    add("-m", "--model", required=True, type=Path, metavar="RUN", help="run folder (--workdir of a training)")
+    add("--checkpoint", type=_checkpoint, default="best", metavar="best|last|STEP", help="default: best")
+    add(
+        "--device",
+        default="auto",
+        metavar="auto|cpu|gpu|gpu:1|tpu",
+        help="default: auto, an accelerator if there is one",
+    )
+
+    group = parser.add_argument_group("which stems")
+    add = group.add_argument
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--stems", type=_names, default=(), metavar="A,B", help="write only these")
+    either.add_argument(
+        "--two-stems",
+        default="",
+        metavar="NAME",
+        help="write NAME and no_NAME, the sum of all others (of a one-source model: the mixture without NAME)",
+    )
+    add(
+        "--residual",
+        action="store_true",
+        help="also write what the outputs leave of the mixture, so that all add up to it",
+    )
+
+    group = parser.add_argument_group("how")
+    add = group.add_argument
+    add(
+        "--segment",
+        type=float,
+        metavar="SECONDS",
+        help="separated at a time; 0 = whole songs, in memory that grows with them",
+    )
+    add("--overlap", type=float, metavar="FRACTION", help="of a segment, shared with the next one")
+    add(
+        "--batch-size",
+        type=_batch_size,
+        metavar="auto|N",
+        help="segments at a time; default: auto, halved when memory runs out",
+    )
+    add("--shifts", type=int, metavar="N", help="average over N random delays: slower, slightly better")
+    add("--seed", type=int, default=0, help="of the shifts; default: 0")
+
+    group = parser.add_argument_group("output files")
+    add = group.add_argument
+    add("--format", choices=("wav", "flac", "mp3", "ogg"), default="wav", help="default: wav")
+    add("--bits", choices=("16", "24", "32f"), help="of wav and flac (32f: wav only); default: 24")
+    add(
+        "--clip",
+        choices=("rescale", "clamp", "none"),
+        help="beyond full scale: turn all outputs of the song down together, cut off, or leave as it is; "
+        "default: rescale, none for 32f",
+    )
+    add(
+        "--filename",
+        default="{track}/{stem}.{ext}",
+        metavar="TEMPLATE",
+        help="below OUT, of {track}, {stem}, {ext}, {suffix} (of the input), {model}; default: %(default)s",
+    )
+    add("--force", action="store_true", help="replace existing files")
+    add(
+        "--progress",
+        choices=("auto", "json", "none"),
+        default="auto",
+        help="auto: a percentage on a terminal; json: an object per line on stdout, see the docs; default: auto",
+    )
+
+
+def _checkpoint(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
+
+
+def _batch_size(text: str) -> int | None:
+    if text != "auto" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected auto or a number of segments")
+    return None if text == "auto" else int(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _separate(args: argparse.Namespace) -> int:
+    if args.device == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX starts, so that it does not occupy an accelerator
+    from jaxsep import outputs, progress, songs
+
+    given = {name: getattr(args, name) for name in ("segment", "overlap", "shifts", "seed", "batch_size")}
+    failures = songs.separate_files(
+        args.inputs,
+        args.out,
+        args.model,
+        checkpoint=args.checkpoint,
+        device=args.device,
+        recipe={name: value for name, value in given.items() if value is not None},
+        stems=args.stems,
+        two_stems=args.two_stems,
+        residual=args.residual,
+        encoding=outputs.Encoding.choose(args.format, args.bits, args.clip),
+        filename=args.filename,
+        force=args.force,
+        progress=progress.Progress(args.progress),
+    )
+    return 1 if failures else 0
+
+
+def _models(args: argparse.Namespace) -> int:
+    from jaxsep import models
+
+    rows = models.describe()
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    heads = ("name", "variant", "year", "params", "sources", "rate", "config")
+    table = [
+        (
+            row["name"],
+            row["variant"],
+            str(row["year"]),
+            f"{row['params']:,}",
+            ",".join(row["sources"]),
+            str(row["sample_rate"]),
+            row["config"],
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(heads, *table, strict=True)]
+    for line in (heads, *table):
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from jaxsep import doctor
+
+    found = doctor.examine()
+    print(json.dumps(found, indent=2) if args.json else doctor.render(found))
+    return 0
+
+
+def _example(args: argparse.Namespace) -> int:
+    from jaxsep.data import example
+
+    example.write_example(args.folder)
+    return 0
+
+
+def _synth(args: argparse.Namespace) -> int:
+    from jaxsep.data import synth
+
+    synth.render_songs(args.folder)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from jaxsep.data import check
+
+    check.check(args.folder)
+    return 0
