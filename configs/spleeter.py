@@ -5,7 +5,8 @@ The recipe is that of the authors' `musdb_config.json`: 44.1 kHz stereo, STFT 40
 Separation: ratio mask of power 2, nothing above 11 kHz (`mask_extension: zeros`).
 
 Published on MUSDB18's test songs (museval, median of frames, median of songs): the released four-stem model,
-trained on Deezer's own catalogue, vocals 6.55, drums 5.93, bass 5.10, other 4.24 (mask), 6.86, 6.71, 5.51, 4.55 (Wiener filter).
+trained on Deezer's own catalogue, vocals 6.55, drums 5.93, bass 5.10, other 4.24 (mask) and 6.86, 6.71, 5.51, 4.55
+(Wiener filter).
 Trained on MUSDB18 only, users and the authors report averages of 4.0 to 4.4.
 
     python train.py --config=configs/spleeter.py --workdir=runs/spleeter --config.data.root=/data/musdb18hq
