@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from jaxtyping import Bool, Float, Num
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault(
-    "TF_ENABLE_ONEDNN_OPTS", "0"
-)  # it announces itself on stderr, and nothing here needs it
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces itself on stderr, and nothing here needs it
 import tensorflow as tf
 
 # The accelerators are JAX's: TensorFlow would take their whole memory.
@@ -33,8 +31,13 @@ def level(stems: Num[tf.Tensor, "k t c"], gain: Float[tf.Tensor, " k"]) -> Float
 
 
 def swap(stems: Num[tf.Tensor, "k t c"], flags: Bool[tf.Tensor, " k"]) -> Num[tf.Tensor, "k t c"]:
-    """Exchanges left and right of the flagged stems."""
-    return tf.where(flags[:, None, None], tf.reverse(stems, [-1]), stems)
+    """Exchanges left and right of the flagged stems, at no cost for the others."""
+    return tf.stack(
+        [
+            tf.cond(flag, lambda stem=stem: tf.reverse(stem, [-1]), lambda stem=stem: stem)
+            for stem, flag in zip(tf.unstack(stems), tf.unstack(flags), strict=True)
+        ]
+    )
 
 
 def mono(stems: Float[tf.Tensor, "*k t c"]) -> Float[tf.Tensor, "*k t 1"]:

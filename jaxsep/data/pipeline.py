@@ -10,6 +10,7 @@ goes by without Python's lock (pread, libsndfile, soxr); all after it are graph 
 import dataclasses
 import math
 import os
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -123,7 +124,7 @@ class Crops:
 
 def _window(track: Track, config: Any) -> Window:
     data = config.data
-    if track.rate != config.sample_rate and not data.get("resample", False):
+    if track.rate != config.sample_rate and not data.resample:
         raise JaxsepError(
             f"track {track.name!r}: {track.rate} Hz, the config has sample_rate={config.sample_rate}; "
             "resample the files, change sample_rate, or set data.resample=True"
@@ -158,15 +159,14 @@ def _check(crops: Crops, config: Any) -> None:
         )
     for track in crops.tracks:
         if track.mixture is None:
-            raise JaxsepError(
-                f"track {track.name!r}: no mixture.wav for data.mixture='original'; add it, or set 'sum'"
-            )
+            raise JaxsepError(f"track {track.name!r}: no mixture.wav for data.mixture='original'; add it, or set 'sum'")
 
 
 class Stream(Iterator[dict[str, np.ndarray]]):
     """One process's share of the global batches, without end; `batches` makes it.
 
-    Each item is `{"mix": float32 [b t c], "sources": float32 [b s t c]}`, to be read only.
+    Each item is `{"mix": float32 [b t c], "sources": float32 [b s t c]}`, to be read only. `close()` ends the
+    reading ahead.
     """
 
     def __init__(
@@ -190,16 +190,21 @@ class Stream(Iterator[dict[str, np.ndarray]]):
             self._example, num_parallel_calls=workers, deterministic=True
         )
         dataset = examples.batch(local, drop_remainder=True).prefetch(2).with_options(options)
-        self._batches = dataset.as_numpy_iterator()
+        self._iterators = [dataset.as_numpy_iterator()]
+        # Also at exit: a thread still reading when the interpreter goes down would wait for its lock for ever.
+        self.close = weakref.finalize(self, self._iterators.clear)
 
     def __next__(self) -> dict[str, np.ndarray]:
         """The next batch.
 
         Raises:
+            StopIteration: after `close()`.
             JaxsepError: a file cannot be read, by name.
         """
+        if not self._iterators:
+            raise StopIteration
         try:
-            return dict(next(self._batches))
+            return dict(next(self._iterators[0]))
         except tf.errors.OpError:
             if not self._failures:
                 raise
@@ -274,9 +279,7 @@ def batches(
     crops = Crops(tracks, config)
     for source, members in sources.items():
         if unknown := [stem for stem in members if stem not in crops.stems]:
-            raise JaxsepError(
-                f"sources: {source!r} needs the stem {unknown[0]!r}; data.stems={config.data.stems!r}"
-            )
+            raise JaxsepError(f"sources: {source!r} needs the stem {unknown[0]!r}; data.stems={config.data.stems!r}")
     local = size // process_count
     share = range(process_index * local, (process_index + 1) * local)
     return Stream(crops, sources, size, share, first_step, workers or _cores())

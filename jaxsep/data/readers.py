@@ -1,19 +1,18 @@
-"""Readers: one file each, its header checked when it is opened, its samples read from any position.
+"""Readers: one stem each, its header checked when it is opened, its samples read from any position.
 
-A reader opens its file for each read, so thousands of songs need no open file descriptors, and reads leave
-Python's lock while they wait.
+A file is opened for each read, so thousands of songs need no open file descriptors, and reading leaves Python's
+lock to others.
 """
 
 import dataclasses
 import os
 import struct
 from pathlib import Path
-from typing import BinaryIO, Protocol
 
 import numpy as np
-import soundfile
 from jaxtyping import Float32, Int16
 
+from jaxsep import audio
 from jaxsep.types import JaxsepError
 
 Samples = Int16[np.ndarray, "t c"] | Float32[np.ndarray, "t c"]
@@ -24,38 +23,41 @@ def to_float(samples: np.ndarray) -> np.ndarray:
     return samples if samples.dtype == np.float32 else samples.astype(np.float32) * np.float32(1 / 32768)
 
 
-class Reader(Protocol):
-    """One stem of one song: its header, and its samples from any position."""
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """One stem of one song: what its header says, and its samples.
+
+    Attributes:
+        length: samples at `rate`.
+        dtype: of the samples read: int16 where the file holds 16 bits, float32 otherwise.
+        stream: which of several audio streams of the file.
+    """
 
     path: Path
     rate: int
     channels: int
     length: int
     dtype: np.dtype
+    stream: int = 0
 
     def read(self, start: int, count: int) -> Samples:
-        """Samples [start, start + count): int16 where the file holds 16 bits, float32 otherwise."""
-        ...
+        """Samples [start, start + count).
+
+        Raises:
+            JaxsepError: the file is gone, damaged, or shorter than it was when it was opened.
+        """
+        return audio.read_segment(self.path, start, count, stream=self.stream)
 
 
 @dataclasses.dataclass(frozen=True)
-class PlainWav:
-    """A WAV file whose samples are read as they lie: 16-bit PCM or 32-bit float, at byte `offset`."""
+class PlainWav(Reader):
+    """A 16-bit RIFF WAV, whose samples are taken as they lie, from byte `offset` on."""
 
-    path: Path
-    rate: int
-    channels: int
-    length: int
-    dtype: np.dtype
-    offset: int
+    offset: int = 0
 
     def read(self, start: int, count: int) -> Samples:
-        """See `Reader.read`.
-
-        Raises:
-            JaxsepError: the file is gone or shorter than it was when it was opened.
-        """
-        frame = self.dtype.itemsize * self.channels
+        """See `Reader.read`."""
+        frame = 2 * self.channels
         try:
             file = os.open(self.path, os.O_RDONLY)
             try:
@@ -65,103 +67,37 @@ class PlainWav:
         except OSError as error:
             raise JaxsepError(f"{self.path}: cannot be read ({error.strerror}); restore the file") from None
         if len(data) != count * frame:
-            raise _torn(self.path, start, count, len(data) // frame)
-        return np.frombuffer(data, self.dtype).reshape(count, self.channels)
+            raise JaxsepError(
+                f"{self.path}: truncated since it was opened, {len(data) // frame} of {count} samples at sample "
+                f"{start}; restore the file and look for others with `jaxsep data check`"
+            )
+        return np.frombuffer(data, "<i2").reshape(count, self.channels)
 
 
-@dataclasses.dataclass(frozen=True)
-class SoundFile:
-    """Anything else that libsndfile decodes: FLAC, and WAV of other sample formats."""
-
-    path: Path
-    rate: int
-    channels: int
-    length: int
-    dtype: np.dtype
-
-    def read(self, start: int, count: int) -> Samples:
-        """See `Reader.read`.
-
-        Raises:
-            JaxsepError: the file is gone, damaged or shorter than its header says.
-        """
-        try:
-            with soundfile.SoundFile(self.path) as file:
-                file.seek(start)
-                samples = file.read(
-                    count, dtype="int16" if self.dtype == np.int16 else "float32", always_2d=True
-                )
-        except (soundfile.SoundFileError, OSError) as error:
-            raise JaxsepError(f"{self.path}: cannot be decoded at sample {start} ({error})") from None
-        if samples.shape != (count, self.channels):
-            raise _torn(self.path, start, count, len(samples))
-        return samples
-
-
-def _torn(path: Path, start: int, count: int, got: int) -> JaxsepError:
-    return JaxsepError(
-        f"{path}: truncated, {got} of {count} samples at sample {start}; restore the file, "
-        "and list what else is wrong with `jaxsep data check`"
-    )
-
-
-def open_reader(path: Path) -> PlainWav | SoundFile:
-    """Reads the header of a WAV or FLAC file, and holds a WAV's against the size of the file.
+def open_reader(path: Path, stream: int = 0) -> Reader:
+    """Reads a file's header, and holds it against the file's size.
 
     Raises:
-        JaxsepError: not audio, no samples, or fewer bytes than the header promises.
+        JaxsepError: not audio, no samples, fewer bytes than the header promises, or a length that is not known
+            without decoding.
     """
-    try:
-        with open(path, "rb") as file:
-            plain = _wav_header(path, file)
-        if plain is not None:
-            return plain
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise JaxsepError(f"{path}: not a readable audio file ({error}); replace it") from None
-    if info.frames < 1:
-        raise JaxsepError(f"{path}: holds no samples; replace it")
-    dtype = np.dtype(np.int16 if info.subtype == "PCM_16" else np.float32)
-    return SoundFile(path, info.samplerate, info.channels, info.frames, dtype)
+    with audio.open_audio(path, stream) as file:
+        if file.length is None:
+            raise JaxsepError(f"{path}: its length is not known without decoding all of it; convert it to FLAC")
+        header = (path, file.rate, file.channels, file.length, np.dtype(file.dtype), stream)
+        plain = file.subtype == "PCM_16"
+    offset = _riff_offset(path) if plain else None
+    return Reader(*header) if offset is None else PlainWav(*header, offset)
 
 
-def _wav_header(path: Path, file: BinaryIO) -> PlainWav | None:
-    """The reader of a plain RIFF WAV, None for other formats.
-
-    libsndfile would shorten a truncated WAV without a word, so every WAV's size is checked here.
-    """
-    size = os.fstat(file.fileno()).st_size
-    head = file.read(12)
-    if size == 0:
-        raise JaxsepError(f"{path}: empty file (0 bytes); replace it")
-    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return None
-    form = b""
-    while True:
-        chunk = file.read(8)
-        if len(chunk) < 8:
-            raise JaxsepError(f"{path}: a WAV file without samples (no data chunk); replace it")
-        name, count = struct.unpack("<4sI", chunk)
-        if name == b"data":
-            break
-        if name == b"fmt ":
-            form = file.read(count + count % 2)
-        else:
-            file.seek(count + count % 2, 1)
-    if len(form) < 16:
-        raise JaxsepError(f"{path}: a WAV file without a format chunk; replace it")
-    offset = file.tell()
-    if offset + count > size:
-        raise JaxsepError(
-            f"{path}: truncated, {size - offset} bytes of samples where its header promises {count}; "
-            "restore the file"
-        )
-    tag, channels, rate, _, frame, bits = struct.unpack("<HHIIHH", form[:16])
-    if tag == 0xFFFE and len(form) >= 26:  # WAVE_FORMAT_EXTENSIBLE: the format stands in the sub-format
-        tag = struct.unpack("<H", form[24:26])[0]
-    dtype = {(1, 16): "<i2", (3, 32): "<f4"}.get((tag, bits))
-    if dtype is None or frame != channels * bits // 8:
-        return None
-    if count < frame or count % frame:
-        raise JaxsepError(f"{path}: {count} bytes of samples are no whole number of frames; replace it")
-    return PlainWav(path, rate, channels, count // frame, np.dtype(dtype), offset)
+def _riff_offset(path: Path) -> int | None:
+    """The first byte of a RIFF file's samples, None for other files."""
+    with open(path, "rb") as file:
+        if file.read(12)[:4] != b"RIFF":
+            return None
+        while len(chunk := file.read(8)) == 8:
+            name, size = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                return file.tell()
+            file.seek(size + size % 2, os.SEEK_CUR)
+    return None

@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 from jaxtyping import Float32
 
+from jaxsep import audio
 from jaxsep.config import choose, parse_stems
 from jaxsep.data.readers import Reader, Samples, open_reader, to_float
 from jaxsep.types import JaxsepError
@@ -24,8 +25,6 @@ SPLITS = ("train", "valid", "test")
 MIXTURE = "mixture"
 SUFFIXES = (".wav", ".flac")
 STEM_MP4 = ".stem.mp4"
-# Streams of a MUSDB18 file, as musdb's configs/mus.yaml numbers them.
-MUSDB18_STREAMS = {MIXTURE: 0, "drums": 1, "bass": 2, "other": 3, "vocals": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +39,8 @@ class Track:
 
     name: str
     split: str
-    stems: dict[str, Any]
-    mixture: Any
+    stems: dict[str, Reader]
+    mixture: Reader | None
     rate: int
     channels: int
     length: int
@@ -141,14 +140,15 @@ def _musdb18(data: Any, split: str, workdir: str | Path | None) -> list[Track]:
         return {p.name.removesuffix(STEM_MP4): p for p in _visible(folder) if p.name.endswith(STEM_MP4)}
 
     stems = parse_stems(data.stems)
-    for stem in stems:
-        choose(MUSDB18_STREAMS, stem, "data.stems")
+    streams = {name: index for index, name in enumerate(audio.STEMS)}
+    wanted = {stem: choose(streams, stem, "data.stems") for stem in stems} | {MIXTURE: streams[MIXTURE]}
     files = _split(_root(data), split, entries, f"MUSDB18's <song>{STEM_MP4} files")
-    return _open_all(functools.partial(_open_stem_mp4, split=split, stems=stems), files)
+    return _open_all(functools.partial(_open_stem_mp4, split=split, streams=wanted), files)
 
 
-def _open_stem_mp4(path: Path, split: str, stems: Sequence[str]) -> Track:
-    raise NotImplementedError
+def _open_stem_mp4(path: Path, split: str, streams: Mapping[str, int]) -> Track:
+    readers = {stem: open_reader(path, stream) for stem, stream in streams.items()}
+    return _track(path.name.removesuffix(STEM_MP4), split, readers)
 
 
 SOURCES = {"builtin": _builtin, "folder": _folder, "musdb18": _musdb18}
@@ -159,7 +159,7 @@ def _open_all(opener: Any, paths: Mapping[str, Path]) -> list[Track]:
         return list(pool.map(opener, (paths[name] for name in sorted(paths))))
 
 
-def _track(name: str, split: str, readers: dict[str, Any]) -> Track:
+def _track(name: str, split: str, readers: dict[str, Reader]) -> Track:
     """Checks that the stems belong together."""
     first = next(iter(readers.values()))
     for what, unit in (("rate", "Hz"), ("length", "samples")):
@@ -182,9 +182,7 @@ def _track(name: str, split: str, readers: dict[str, Any]) -> Track:
 def _root(data: Any) -> Path:
     root = Path(data.root)
     if not data.root or not root.is_dir():
-        raise JaxsepError(
-            f"data.root={data.root!r} is not a folder; give the data set's with --config.data.root=..."
-        )
+        raise JaxsepError(f"data.root={data.root!r} is not a folder; give the data set's with --config.data.root=...")
     return root
 
 
