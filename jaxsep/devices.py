@@ -1,15 +1,17 @@
 """Choosing the device to separate on, and saying which it is and why."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from jaxsep.types import JaxsepError
 
+Device = Any  # jax.Device, a variable to type checkers
 KINDS = ("cpu", "gpu", "tpu")
 
 
-def pick(name: str = "auto") -> jax.Device:
+def pick(name: str = "auto") -> Device:
     """The device of a name.
 
     Args:
@@ -32,7 +34,7 @@ def pick(name: str = "auto") -> jax.Device:
     return found[int(number or 0)]
 
 
-def describe(device: jax.Device, asked: str = "auto") -> str:
+def describe(device: Device, asked: str = "auto") -> str:
     """One line: the device, and why it is this one when nobody asked for it.
 
     Args:
@@ -60,7 +62,8 @@ def _why_not(kind: str) -> str:
 
 
 def _platforms() -> str:
-    return jax.config.jax_platforms or ""  # the environment's JAX_PLATFORMS, unless a program changed it
+    """The environment's JAX_PLATFORMS, unless the program changed it."""
+    return getattr(jax.config, "jax_platforms", None) or ""
 
 
 def listing() -> list[str]:

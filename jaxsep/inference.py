@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
 from jaxsep import config as configs
 from jaxsep import devices
@@ -59,7 +58,7 @@ class Recipe:
             raise JaxsepError(f"shifts={self.shifts}, seed={self.seed}: expected 0 or more")
 
     @classmethod
-    def from_config(cls, inference: ConfigDict) -> "Recipe":
+    def from_config(cls, inference: Any) -> "Recipe":
         """The recipe of a config's `inference` part."""
         names = [field.name for field in dataclasses.fields(cls) if field.name in inference]
         return cls(**{name: inference[name] for name in names})
@@ -99,8 +98,8 @@ class Model:
         self,
         separator: Any,
         variables: Any,
-        config: ConfigDict,
-        device: jax.Device | None = None,
+        config: Any,
+        device: devices.Device | None = None,
         notify: Callable[[str], None] = warn,
     ):
         self.sources = tuple(configs.parse_sources(config.sources))
@@ -119,8 +118,8 @@ class Model:
         cls,
         separator: Any,
         variables: Any,
-        config: ConfigDict,
-        device: jax.Device | None = None,
+        config: Any,
+        device: devices.Device | None = None,
         notify: Callable[[str], None] = warn,
     ) -> "Model":
         """A model from a separator and its variables, such as those of a training step.
@@ -310,7 +309,7 @@ def load(run: str | Path, checkpoint: str | int = "best", device: str = "auto") 
     from jaxsep import checkpoint as checkpoints
     from jaxsep import separator
 
-    config = configs.run_config(run)
+    config: Any = configs.run_config(run)
     chosen = devices.pick(device)
     variables, _ = checkpoints.load_variables(run, checkpoint)
     return Model.from_parts(separator.build(config), variables, config, chosen)

@@ -82,7 +82,7 @@ def separate_files(
         JaxsepError: something that concerns all songs, before any of them is touched.
     """
     progress, encoding = progress or Progress(), encoding or Encoding.choose()
-    config = configs.run_config(run)
+    config: Any = configs.run_config(run)
     mixing = choose_outputs(tuple(configs.parse_sources(config.sources)), stems, two_stems, residual)
     settings = dataclasses.replace(Recipe.from_config(config.inference), **{"batch_size": None} | (recipe or {}))
     chosen = devices.pick(device)

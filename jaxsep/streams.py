@@ -77,8 +77,7 @@ def _separated(
     """The segments of `_segments`, separated, in batches of one shape."""
     while group := list(itertools.islice(segments, batch_size)):
         batch = np.zeros((batch_size, *group[0][2].shape), np.float32)
-        for row, (_, _, wave) in zip(batch, group, strict=False):
-            row[:] = wave
+        batch[: len(group)] = [wave for _, _, wave in group]
         stems = np.asarray(apply(batch))
         for (start, real, _), estimate in zip(group, stems, strict=False):
             yield start, real, estimate
