@@ -47,6 +47,7 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             integrity.set_damaged_aside(self.folder)
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
