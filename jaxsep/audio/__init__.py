@@ -2,8 +2,8 @@
 
 Reads and writes are streams of blocks [t c], float32 with a nominal range of [-1, 1], in memory that does not
 grow with the length of the file. libsndfile reads WAV, AIFF, FLAC and Ogg Vorbis; PyAV reads all else, MP3 and
-Opus too: libsndfile cuts a variable-rate MP3 without a Xing header short without a word, and gets the last page
-of an Opus file wrong when it is read in blocks.
+Opus too: libsndfile cuts a variable-rate MP3 without a Xing header short without a word, and garbles the last
+page of an Opus file that is read in blocks.
 """
 
 from pathlib import Path
@@ -55,13 +55,16 @@ def open_audio(path: PathLike, stream: int = 0) -> AudioReader:
     try:
         with open(path, "rb") as file:
             magic = file.read(4)
+        str(path).encode()
     except OSError as error:
         raise JaxsepError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeEncodeError:
+        raise JaxsepError(f"{path}: its name is not valid UTF-8, which the decoders need; rename it") from None
     if not magic:
         raise JaxsepError(f"{path}: empty file (0 bytes)")
     if magic in sndfile.MAGIC:
         reader = SndReader(path, stream)
-        if magic != b"OggS" or reader.subtype == "VORBIS":
+        if reader.trusted:
             return reader
         reader.close()
     elif path.suffix.strip().lower() not in containers.SUFFIXES:

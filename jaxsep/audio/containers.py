@@ -123,7 +123,7 @@ def decoding(path: Path) -> Iterator[None]:
 def frame_samples(path: Path, frame: Any, dtype: Dtype) -> Samples:
     """A decoded frame as [t c]; int16 is rounded and saturated like libswresample's, which musdb relies on."""
     samples = frame.to_ndarray()
-    samples = samples.reshape(frame.samples, -1) if frame.format.is_packed else samples.T
+    samples = np.ascontiguousarray(samples.reshape(frame.samples, -1) if frame.format.is_packed else samples.T)
     kind, width = samples.dtype.kind, samples.dtype.itemsize
     if dtype == "int16":
         if samples.dtype == np.int16:

@@ -1,23 +1,27 @@
 """Encoders onto an open file: WAV by hand (for RF64 beyond 4 GB), the others by libsndfile."""
 
 import struct
-from typing import IO, Any
+from io import BufferedIOBase, BytesIO
+from typing import Any
 
 import numpy as np
 import soundfile
 
 from jaxsep.audio.reader import Wave
 
-MP3_BITRATES = {  # kbit/s by MPEG version, which the sample rate decides
-    "1": (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    "2": (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    "2.5": (8, 16, 24, 32, 40, 48, 56, 64),
-}
+# Constant bit rates in kbit/s by MPEG version, which the sample rate decides. libsndfile refuses the lowest.
+MPEG_1 = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+MPEG_2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+MPEG_2_5 = (8, 16, 24, 32, 40, 48, 56, 64)
+
+
+def _mpeg(rate: int) -> tuple[int, ...]:
+    return MPEG_1 if rate >= 32000 else MPEG_2 if rate >= 16000 else MPEG_2_5
 
 
 def mp3_bitrates(rate: int) -> tuple[int, ...]:
-    """The constant bit rates of an MP3 of this sample rate, in kbit/s."""
-    return MP3_BITRATES["1" if rate >= 32000 else "2" if rate >= 16000 else "2.5"]
+    """The constant bit rates that an MP3 of this sample rate can be given, in kbit/s."""
+    return _mpeg(rate)[1:]
 
 
 def encoder(
@@ -34,12 +38,15 @@ def _quantised(block: Wave, bits: int) -> np.ndarray:
     return np.minimum(np.rint(block * np.float32(2 ** (bits - 1))), 2 ** (bits - 1) - 1)
 
 
+ELSEWHERE = 0xFFFFFFFF  # an RF64 size that stands in the ds64 chunk
+
+
 class WavEncoder:
     """PCM or float WAV, RF64 beyond 4 GB: a chunk of junk keeps the room for its sizes (EBU Tech 3306)."""
 
-    LIMIT = 0xFFFFFFFF  # of RIFF's sizes, and what RF64 writes in their place
+    LIMIT = 0xFFFFFFFF  # of RIFF's sizes
 
-    def __init__(self, file: IO[bytes], rate: int, channels: int, bits: str) -> None:
+    def __init__(self, file: BufferedIOBase, rate: int, channels: int, bits: str) -> None:
         self._file, self._bits = file, bits
         self._frame = channels * {"16": 2, "24": 3, "32f": 4}[bits]
         self._format = (3 if bits == "32f" else 1), channels, rate
@@ -47,20 +54,20 @@ class WavEncoder:
         self._write_header()
 
     def _write_header(self) -> None:
-        size, frames, limit = self._size, self._size // self._frame, self.LIMIT
+        size, frames = self._size, self._size // self._frame
         tag, channels, rate = self._format
         form = struct.pack("<HHIIHH", tag, channels, rate, rate * self._frame, self._frame, 8 * self._frame // channels)
         riff = 84 + size + size % 2  # all but its own first 8 bytes
-        if large := riff > limit:
+        if large := riff > self.LIMIT:
             sizes = _chunk(b"ds64", struct.pack("<QQQI", riff, size, frames, 0))
         else:
             sizes = _chunk(b"JUNK", bytes(28))
         self._file.write(
-            struct.pack("<4sI4s", b"RF64" if large else b"RIFF", limit if large else riff, b"WAVE")
+            struct.pack("<4sI4s", b"RF64" if large else b"RIFF", ELSEWHERE if large else riff, b"WAVE")
             + sizes
             + _chunk(b"fmt ", form)
-            + _chunk(b"fact", struct.pack("<I", min(frames, limit)))
-            + struct.pack("<4sI", b"data", limit if large else size)
+            + _chunk(b"fact", struct.pack("<I", min(frames, ELSEWHERE)))
+            + struct.pack("<4sI", b"data", ELSEWHERE if large else size)
         )
 
     def write(self, block: Wave) -> None:
@@ -92,14 +99,15 @@ class SndEncoder:
     went in, in their places.
     """
 
-    def __init__(self, file: IO[bytes], format: str, rate: int, channels: int, bits: str, bitrate: int | None) -> None:
+    def __init__(
+        self, file: BufferedIOBase, format: str, rate: int, channels: int, bits: str, bitrate: int | None
+    ) -> None:
         self._sink: Any = _Sink(file)
         self._bits = int(bits) if format == "flac" else None
         options: dict[str, Any] = {"subtype": {"flac": f"PCM_{bits}", "ogg": "VORBIS"}.get(format)}
         if format == "mp3":
-            # libsndfile's level runs from the highest bit rate (0) to the lowest (1); for it 2.5 is 2.
-            top, bottom = (320, 32) if rate >= 32000 else (160, 8)
-            level = (top - (bitrate or mp3_bitrates(rate)[-1])) / (top - bottom)
+            bottom, *_, top = _mpeg(rate)
+            level = (top - (bitrate or top)) / (top - bottom)  # libsndfile's, 0 the best
             options = {"subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": level}
         self._out = soundfile.SoundFile(self._sink, "w", rate, channels, format=format.upper(), **options)
         self._sink.check()
@@ -119,22 +127,35 @@ class SndEncoder:
 
 
 class _Sink:
-    """A file for libsndfile, which tells nobody when a write fails, least of all when it closes."""
+    """A file for libsndfile, which tells nobody when a write fails, least of all when it closes.
 
-    def __init__(self, file: IO[bytes]) -> None:
+    The first error is kept for `check`; from then on libsndfile goes on in peace, to nowhere.
+    """
+
+    def __init__(self, file: BufferedIOBase) -> None:
         self._file = file
         self._error: OSError | None = None
-        self.tell, self.seek, self.read = file.tell, file.seek, file.read
+
+    def _call(self, name: str, *args: Any) -> Any:
+        try:
+            return getattr(self._file, name)(*args)
+        except OSError as error:
+            self._error, self._file = error, BytesIO()
+            return getattr(self._file, name)(*args)
 
     def write(self, data: bytes) -> int:
-        """Writes, or remembers why not."""
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self._error = self._error or error
-            return len(data)  # lets libsndfile go on in peace; `check` is what speaks
+        return self._call("write", data)
+
+    def read(self, size: int) -> bytes:
+        return self._call("read", size)
+
+    def seek(self, offset: int, whence: int) -> int:
+        return self._call("seek", offset, whence)
+
+    def tell(self) -> int:
+        return self._call("tell")
 
     def check(self) -> None:
-        """Raises the first error of a write."""
+        """Raises the first error."""
         if self._error is not None:
             raise self._error

@@ -4,8 +4,8 @@ import contextlib
 import os
 import struct
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import soundfile
@@ -38,24 +38,25 @@ class SndReader(AudioReader):
         if stream:
             raise JaxsepError(f"{path}: audio stream {stream} asked for, the file has one")
         self._file = self._open()
-        self.rate, self.channels, self.subtype = (
-            self._file.samplerate,
-            self._file.channels,
-            self._file.subtype,
-        )
+        self.rate, self.channels, self.subtype = self._file.samplerate, self._file.channels, self._file.subtype
         self.bits = BITS.get(self.subtype)
         self.dtype = "int16" if self.subtype == "PCM_16" else "float32"
-        self.length = self._file.frames if self._file.frames < 1 << 62 else None
-        self.seconds = None if self.length is None else self.length / self.rate
+        self.length = self._frames = self._file.frames
+        self.seconds = self._frames / self.rate
         with contextlib.ExitStack() as stack:
             stack.callback(self.close)
             if self._file.format == "OGG":
                 check_ogg(path)
             elif self._file.format != "FLAC":
                 self._check_pcm()
-            if self.length == 0:
+            if self._frames == 0:
                 raise JaxsepError(f"{path}: holds no samples")
             stack.pop_all()
+
+    @property
+    def trusted(self) -> bool:
+        """Whether libsndfile gets it right: it loses the end of Opus, and of FLAC that states no length."""
+        return self.subtype != "OPUS" and self._frames < 1 << 62
 
     def _open(self) -> soundfile.SoundFile:
         try:
@@ -70,16 +71,12 @@ class SndReader(AudioReader):
     def _chunks(self, start: int, size: int, dtype: Dtype) -> Iterator[Samples]:
         if dtype == "int16" and self.subtype != "PCM_16":
             raise JaxsepError(f"{self.path}: {self.subtype} samples asked for as int16; read it as float32")
-        done = start
         try:
             self._file.seek(start)
             while len(chunk := self._file.read(size, dtype, always_2d=True)):
-                done += len(chunk)
                 yield chunk
-        except soundfile.LibsndfileError as error:
-            if self.length is None:
-                raise JaxsepError(f"{self.path}: damaged near second {done / self.rate:.2f} ({error})") from None
-            raise self.truncated(self.length, self._sound_samples()) from None
+        except soundfile.LibsndfileError:
+            raise self.truncated(self._frames, self._sound_samples()) from None
 
     def _sound_samples(self) -> int:
         """Samples before the damage: decodes once more, into a buffer in which NaN marks what is missing."""
@@ -106,7 +103,7 @@ class SndReader(AudioReader):
             raise self.truncated(promised // frame, present // frame)
 
 
-def _data_bytes(file: IO[bytes]) -> tuple[int, int]:
+def _data_bytes(file: BufferedIOBase) -> tuple[int, int]:
     """Bytes of samples that a WAV, RF64 or AIFF header promises, and that there are."""
     size = os.fstat(file.fileno()).st_size
     form = file.read(12)[:4]

@@ -6,9 +6,8 @@ import errno
 import os
 import secrets
 from collections.abc import Container, Iterator
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import soundfile
@@ -90,7 +89,7 @@ class AudioWriter:
         self,
         path: Path,
         temporary: Path,
-        file: IO[bytes],
+        file: BufferedIOBase,
         encoder: WavEncoder | SndEncoder,
         rate: int,
         channels: int,
