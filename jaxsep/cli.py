@@ -157,7 +157,8 @@ def _add_separate(commands: Any) -> None:
         "--progress",
         choices=("auto", "json", "none"),
         default="auto",
-        help="auto: a percentage on a terminal; json: an object per line on stdout, see the docs; default: auto",
+        help="auto: a percentage on a terminal; json: lines on stdout of "
+        '{"file", "state": "running|done|failed", "done_seconds", "total_seconds", "fraction", ...}; default: auto',
     )
 
 

@@ -84,6 +84,7 @@ def separate_files(
     progress, encoding = progress or Progress(), encoding or Encoding.choose()
     config: Any = configs.run_config(run)
     mixing = choose_outputs(tuple(configs.parse_sources(config.sources)), stems, two_stems, residual)
+    name_output(filename, "track", "stem", encoding.format, "suffix", "model")  # speaks before any file does
     settings = dataclasses.replace(Recipe.from_config(config.inference), **{"batch_size": None} | (recipe or {}))
     chosen = devices.pick(device)
 
@@ -94,7 +95,7 @@ def separate_files(
         nonlocal failures
         try:
             yield
-        except (JaxsepError, OSError) as error:
+        except (JaxsepError, OSError, MemoryError) as error:
             failures += 1
             progress.failed(str(path), _message(path, error))
 
@@ -109,7 +110,7 @@ def separate_files(
         encoding.check(rate, channels)
     _check_writable(Path(out))
     model = load(run, checkpoint, device)
-    say(f"separating with {run} on {devices.describe(chosen, device)}")
+    say(f"separating with {config.name}:{config.variant} of {run} on {devices.describe(chosen, device)}")
     for job in jobs:
         with reported(job.path):
             _separate(job, model, settings, mixing, encoding, Path(out), progress)
@@ -129,27 +130,40 @@ def _find(
         with reported(path):
             found = _search(path, out.resolve(), say) if path.is_dir() else [(path, _track(path.name))]
         for song, track in found:
-            if song.resolve() not in seen:
-                seen.add(song.resolve())
+            if song.absolute() not in seen:
+                seen.add(song.absolute())
                 yield song, track
 
 
 def _search(folder: Path, out: Path, say: Callable[[str], None]) -> list[tuple[Path, str]]:
-    """The songs below a folder, without those below the output folder.
+    """The songs below a folder, without those in an output folder inside it.
 
     Raises:
         JaxsepError: there are none.
+        OSError: a folder cannot be listed.
     """
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    files = [path for path in files if folder.resolve() == out or out not in path.resolve().parents]
-    songs = [path for path in files if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
-    others = [path.relative_to(folder).as_posix() for path in files if path not in set(songs)]
+    inside = folder.resolve() in out.parents
+    files = [path for path in _walk(folder) if not (inside and out in path.resolve().parents)]
+    is_song = lambda path: path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    songs = list(filter(is_song, files))
+    others = [path.relative_to(folder).as_posix() for path in files if not is_song(path)]
     if not songs:
         raise JaxsepError(f"{folder}: no audio in this folder; looked for {', '.join(SUFFIXES)}")
     if others:
         more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
         say(f"{folder}: not audio, left out: {', '.join(others[:SHOWN])}{more}")
     return [(path, _track(path.relative_to(folder).as_posix())) for path in songs]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, in order; unlike `rglob` not silent about folders that it may not list."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for root, folders, names in os.walk(folder, onerror=fail):
+        folders.sort()
+        yield from (Path(root) / name for name in sorted(names))
 
 
 def _track(name: str) -> str:
@@ -177,10 +191,12 @@ def _check_paths(jobs: Sequence[Job], force: bool) -> None:
             songs = [str(job.path) for job in jobs if path in job.outputs]
             what = " and ".join(songs) if len(songs) > 1 else f"several stems of {songs[0]}"
             raise JaxsepError(
-                f"{path}: {what} would be written there; use {{track}}, {{suffix}}, {{stem}} in --filename"
+                f"{path}: {what} would be written there; tell them apart by {{track}}, {{stem}} and {{suffix}} "
+                "in --filename, or separate them into two folders"
             )
+    resolved = {path.resolve() for path in paths}
     for job in jobs:
-        if job.path.resolve() in {path.resolve() for path in paths}:
+        if job.path.resolve() in resolved:
             raise JaxsepError(f"{job.path}: would be replaced by an output; choose another -o or --filename")
     taken = [str(path) for path in paths if path.exists()]
     if taken and not force:
@@ -257,5 +273,7 @@ class _Cursor:
 
 def _message(path: Path, error: Exception) -> str:
     """One line that names the file."""
-    text = f"{error.strerror} ({error.filename})" if isinstance(error, OSError) and error.filename else str(error)
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return text if str(path) in text else f"{path}: {text}"

@@ -128,6 +128,7 @@ def test_folders_are_searched_and_mirrored_and_the_model_is_loaded_once(bench, t
     assert bench.files() == ["a b/drums.wav", "älbum/D/drums.wav", "älbum/c/drums.wav"]
     assert bench.loads == 1
     assert any("cover.jpg" in line and ".hidden.wav" in line for line in bench.said)
+    assert any("cpu" in line and str(bench.run) in line for line in bench.said)
 
 
 def test_a_song_named_twice_is_separated_once(bench, tmp_path):
@@ -137,8 +138,10 @@ def test_a_song_named_twice_is_separated_once(bench, tmp_path):
 
 
 def test_outputs_below_the_input_folder_are_no_songs(bench, tmp_path):
-    bench.out = tmp_path / "in/out"
     song(tmp_path / "in/song.wav", noise())
+    bench.out = tmp_path
+    assert bench.separate(tmp_path / "in") == 0
+    bench.out = tmp_path / "in/out"
     assert bench.separate(tmp_path / "in") == 0
     assert bench.separate(tmp_path / "in", force=True) == 0
     assert len(bench.files()) == 4
@@ -303,6 +306,12 @@ def test_templates_that_make_no_sense(template, words):
         name_output(template, track="t", stem="s", ext="wav", suffix="mp3", model="m")
 
 
+def test_a_template_is_checked_before_any_file(bench, tmp_path):
+    with pytest.raises(JaxsepError, match="did you mean 'stem'"):
+        bench.separate(tmp_path / "missing.wav", filename="{track}/{sten}.{ext}")
+    assert bench.errors == []
+
+
 def test_two_outputs_of_one_name_stop_everything(bench, tmp_path):
     song(tmp_path / "a.wav", noise())
     song(tmp_path / "a.flac", noise())
@@ -421,6 +430,18 @@ def test_an_interrupted_song_leaves_nothing_behind(bench, tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         bench.separate(tmp_path / "one.wav", tmp_path / "two.wav")
     assert [path.name for path in bench.out.iterdir()] == ["one"] and len(bench.files()) == 4
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left on device")])
+def test_what_the_system_refuses_is_one_line(bench, tmp_path, monkeypatch, error):
+    def refuse(*_):
+        raise error
+
+    song(tmp_path / "song.wav", noise())
+    monkeypatch.setattr(songs, "_outputs", refuse)
+    assert bench.separate(tmp_path / "song.wav") == 1
+    words = "MemoryError" if isinstance(error, MemoryError) else "No space left on device"
+    assert bench.errors == [f"jaxsep: error: {tmp_path / 'song.wav'}: {words}"]
 
 
 def test_a_run_folder_that_is_none(bench, tmp_path):
