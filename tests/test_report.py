@@ -14,7 +14,7 @@ import soundfile
 from matplotlib.image import imread
 
 from jaxsep.config import load_config, to_json
-from jaxsep.metrics.aggregate import PROTOCOLS
+from jaxsep.metrics.aggregate import PROTOCOLS, table
 from jaxsep.report.curves import draw_curves
 from jaxsep.report.page import write_page
 from jaxsep.report.panels import Song, draw_panel, spectrogram
@@ -32,14 +32,16 @@ def column(first: float) -> dict[str, float | None]:
 SUMMARY = {
     "system": "spleeter:demo",
     "checkpoint": {"step": 600, "valid_sdr": 5.4},
-    "data": {"source": "builtin", "root": "the built-in songs", "split": "test", "tracks": 2, "tracks_in_split": 6,
-             "mixture": "sum"},
+    "data": {"source": "builtin", "root": "the built-in songs", "split": "test"},
+    "mixture": "sum",
+    "tracks": ["one", "two"],
+    "tracks_in_split": 6,
     "command": "python eval.py --workdir=runs/demo",
     "scored_together": [list(SOURCES)],
     "missing": {"ISR, SIR, SAR": "museval cannot be used (ffmpeg < 0)"},
     "failed": {"song <7>": "torn"},
-    "silent": {},
-    "protocols": {key: PROTOCOLS[key][1] for key in ("sdr_median_of_medians", "si_sdr")},
+    "silent": {"two": {"references": ["bass"]}},
+    "protocols": {key: ": ".join(PROTOCOLS[key]) for key in ("sdr_median_of_medians", "si_sdr")},
     "scores": {"sdr_median_of_medians": column(6.21), "si_sdr": column(4.43) | {"bass": None}},
     "baselines": {"scaled mixture": {"sdr_median_of_medians": column(1.31)},
                   "IRM1 (oracle)": {"sdr_median_of_medians": column(8.77)}},
@@ -132,6 +134,7 @@ def test_page_stands_alone_and_tells_the_scores(run):
     source = page_path.read_text(encoding="utf-8")
     assert not re.search(r"(src|href|url\(|@import|fetch\()\W*(https?:)?//", source)
 
+    assert "| vocals " in table(SUMMARY)  # the summary is one that eval.py's own table takes
     assert page.shown.startswith(TITLE) and "Låt 1 <b>" in page.shown
     assert "narrow & quick" in page.shown and "make demo && echo '<done>'" in page.shown
     rows = re.findall(r'<tr[^>]*><th scope="row">(.*?)</th>(.*?)</tr>', source)
@@ -140,6 +143,7 @@ def test_page_stands_alone_and_tells_the_scores(run):
     assert values["scaled mixture"][0] == "1.31" and values["IRM1 (oracle)"][-1] == "8.81"
     assert values[PROTOCOLS["si_sdr"][0]] == ["4.43", "4.44", "n/a", "4.46", "4.47"]
     for words in (PROTOCOLS["sdr_median_of_medians"][1], "ffmpeg < 0", "song <7>", "2 of the 6 test songs", "0:06:00",
+                  "silent throughout in two",
                   "made by a generator", "600 of 600"):  # fmt: skip
         assert words in page.shown, words
 

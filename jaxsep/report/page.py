@@ -26,6 +26,8 @@ from jaxsep.types import JaxsepError
 from jaxsep.workdir import read_run
 
 HEADLINE = "sdr_median_of_medians"
+NEEDED = {"system", "checkpoint", "data", "mixture", "tracks", "tracks_in_split", "scored_together", "protocols"}
+NEEDED |= {"scores", "baselines", "missing", "failed", "silent"}
 CAPTIONS = {
     "loss": "Loss by step. A training value is the mean since the one before it.",
     "sdr": "SDR on the validation songs by step: median over seconds, median over songs.",
@@ -65,7 +67,7 @@ def write_page(
     config, run, metrics = configs.run_config(workdir), read_run(workdir), workdir / "metrics.jsonl"
     records = read_metrics(metrics)
     summary = _read_summary(workdir / "scores" / split / "summary.json")
-    commands = commands or [line for line in (run.get("command"), summary.get("command")) if line]
+    commands = commands or [f"python {line['command'].removeprefix('python ')}" for line in (run, summary) if line]
     report, fresh, old = (workdir / name for name in ("report", f".report-{os.getpid()}", f".old-{os.getpid()}"))
     try:
         fresh.mkdir()
@@ -104,9 +106,10 @@ def _read_summary(path: Path) -> dict[str, Any]:
         return {}
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-        summary["scores"][HEADLINE]["average"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise JaxsepError(f"{path}: damaged ({error!r}); run eval.py again") from None
+    except ValueError as error:
+        raise JaxsepError(f"{path}: damaged ({error}); run eval.py again") from None
+    if lacking := NEEDED - set(summary):
+        raise JaxsepError(f"{path}: no {', '.join(sorted(lacking))} in it; run eval.py again")
     return summary
 
 
@@ -123,8 +126,8 @@ def _lead(config: Any, summary: Mapping[str, Any]) -> str:
     against = ", ".join(f"{name} {_decibels(value)}" for name, value in rows.items())
     data, average = summary["data"], summary["scores"][HEADLINE]["average"]
     return (
-        f"{text} Its SDR on {data['tracks']} {data['split']} songs of {data['root']}, median over seconds and over "
-        f"songs and averaged over the stems, is {_decibels(average)} dB" + (f" ({against})." if against else ".")
+        f"{text} Its SDR on {len(summary['tracks'])} {data['split']} songs of {data['root']}, median over seconds and "
+        f"over songs and averaged over the stems, is {_decibels(average)} dB" + (f" ({against})." if against else ".")
     )
 
 
@@ -213,10 +216,12 @@ def _small_print(config: Any, summary: Mapping[str, Any]) -> list[str]:
         )
     if summary:
         data = summary["data"]
+        mixture = "the sum of the stems" if summary["mixture"] == "sum" else "as released"
         notes += [
-            f"Scored: {data['tracks']} of the {data['tracks_in_split']} {data['split']} songs of {data['root']}; the "
-            f"mixture is the {'sum of the stems' if data['mixture'] == 'sum' else 'released one'}; scored together: "
-            + "; ".join(", ".join(names) for names in summary["scored_together"]),
+            f"Scored: {len(summary['tracks'])} of the {summary['tracks_in_split']} {data['split']} songs of "
+            f"{data['root']}. The mixture is {mixture}. Scored together, in seconds where none of them is silent: "
+            + "; ".join(", ".join(names) for names in summary["scored_together"])
+            + ".",
             "An oracle has seen the true stems: it is a ceiling for masks of its kind, not a competitor. The mixtures "
             "and the fixed equaliser do not listen to the song: they are floors.",
             *(f"Not in the table: {what}. Why: {why}" for what, why in summary["missing"].items()),

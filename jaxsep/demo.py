@@ -1,0 +1,162 @@
+"""The main job on one machine: train on built-in songs, score, separate a real recording, write a report.
+
+    python -m jaxsep.demo --workdir runs/demo
+    python -m jaxsep.demo --workdir runs/quick --config.steps=20
+
+Run again, it goes on where it stopped. Values of the config can be set as for `train.py`.
+"""
+
+import argparse
+import importlib.util
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import jaxsep
+from jaxsep import audio
+from jaxsep.config import parse_sources, parse_stems, run_config
+from jaxsep.data.tracks import open_tracks, to_float
+from jaxsep.report.page import write_page
+from jaxsep.report.panels import Song
+from jaxsep.types import JaxsepError
+
+ROOT = Path(__file__).resolve().parent.parent
+EXCERPT = "data/The Easton Ellises - Falcon 69.stem.mp4"  # in the stempeg package: six seconds of MUSDB18
+CLI = "import sys; from jaxsep.cli import main; sys.exit(main())"  # `jaxsep`, wherever it is installed
+SECONDS = 10  # of the held-out song on the page
+
+
+def run_demo(workdir: Path, config: str, overrides: Sequence[str]) -> str:
+    """All stages; returns the score table and where the page is.
+
+    Raises:
+        JaxsepError: a stage failed, or this is no checkout.
+    """
+    if not (ROOT / "train.py").is_file():
+        raise JaxsepError(f"{ROOT}: no train.py here; the demo runs in a checkout of the repository")
+    folder = str(workdir.relative_to(ROOT) if workdir.is_relative_to(ROOT) else workdir)  # stages run in ROOT
+    commands = [
+        ["python", "train.py", f"--config={config}", f"--workdir={folder}", *overrides],
+        ["python", "eval.py", f"--workdir={folder}"],
+    ]
+    _stage("1/4 training on built-in songs", commands[0])
+    _stage("2/4 scoring songs that it has not heard", commands[1], quiet=True)
+
+    excerpt = _find_excerpt()
+    if excerpt is None:
+        print("3/4 no real recording to separate: the stempeg package is not installed", flush=True)
+    else:
+        song, out = str(excerpt), f"{folder}/separated"
+        commands.append(["jaxsep", "separate", song, "-o", out, "-m", folder, "--bits=32f", "--force"])
+        _stage("3/4 separating a real recording", commands[-1])
+
+    print("4/4 writing the report", flush=True)
+    again = ["python", "-m", "jaxsep.demo", f"--workdir={folder}", f"--config={config}", *overrides]
+    page = _report(workdir, excerpt, [shlex.join(again), "", "# or by stages:", *map(shlex.join, commands)])
+    table = (workdir / "scores" / "test" / "table.md").read_text(encoding="utf-8")
+    return f"\n{table}\nThe report: {page}"
+
+
+def _stage(title: str, command: Sequence[str], quiet: bool = False) -> None:
+    """Runs one command in the checkout with this Python; `quiet` keeps its standard output back."""
+    print(f"{title}: {shlex.join(command)}", flush=True)
+    output = subprocess.DEVNULL if quiet else None
+    program = [sys.executable] if command[0] == "python" else [sys.executable, "-c", CLI]
+    status = subprocess.run([*program, *command[1:]], cwd=ROOT, stdout=output).returncode
+    if status:
+        raise JaxsepError(f"stage {title} ended with status {status}; the same command goes on where it stopped")
+
+
+def _find_excerpt() -> Path | None:
+    """The recording in the stempeg package, which is not imported: it refuses to load without ffmpeg."""
+    spec = importlib.util.find_spec("stempeg")
+    path = Path(spec.origin).parent / EXCERPT if spec and spec.origin else None
+    return path if path and path.is_file() else None
+
+
+def _report(workdir: Path, excerpt: Path | None, commands: Sequence[str]) -> Path:
+    config = run_config(workdir)
+    songs = [_held_out(workdir, config)]
+    notes = []
+    if excerpt:
+        songs.insert(0, _recording(workdir, config, excerpt))
+    else:
+        notes.append("No real recording was separated: the stempeg package, which brings one, is not installed.")
+    if config.variant == "demo":
+        notes.append("The demo is made to train in minutes: its network is smaller than the paper's.")
+    return write_page(
+        workdir,
+        songs=songs,
+        title=f"jaxsep: {config.name} trained, scored and heard",
+        facts={"Machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"},
+        notes=notes,
+        commands=commands,
+    )
+
+
+def _held_out(workdir: Path, config: Any) -> Song:
+    """The middle of the first test song, which was separated as a whole."""
+    track = open_tracks(config.data, "test", workdir)[0]
+    stems = dict(zip(names := parse_stems(config.data.stems), track.audio(names), strict=True))
+    mixture = np.sum(list(stems.values()), axis=0)
+    estimates = jaxsep.load(workdir).separate(mixture, track.rate)
+    start = max(0, track.length - SECONDS * track.rate) // 2
+    note = "A part of a test song: the model was not trained on it. The mixture is the sum of the stems."
+    part = slice(start, start + SECONDS * track.rate)
+    return _song(f"{track.name} (held out)", track.rate, config, {"mixture": mixture, **stems}, estimates, note, part)
+
+
+def _recording(workdir: Path, config: Any, path: Path) -> Song:
+    """The real recording, with what `jaxsep separate` made of its released mixture."""
+    name = path.name.removesuffix(".stem.mp4")
+    stems, rate = audio.read_stems(path)
+    files = {source: workdir / "separated" / name / f"{source}.wav" for source in parse_sources(config.sources)}
+    estimates = {source: audio.read(file)[0] for source, file in files.items()}
+    note = (
+        "Six seconds of a recording from MUSDB18 (for research and education only), as the stempeg package brings it. "
+        "The mixture is the released one, from which the sum of the stems differs a little."
+    )
+    if config.data.source == "builtin":
+        note += " The model has heard built-in songs only, never a recording."
+    return _song(name, rate, config, {key: to_float(wave) for key, wave in stems.items()}, estimates, note)
+
+
+def _song(
+    name: str, rate: int, config: Any, stems: Mapping[str, np.ndarray], estimates: Mapping[str, np.ndarray],
+    note: str, part: slice = slice(None),
+) -> Song:  # fmt: skip
+    """A part of a song as the report takes it; sources of stems that it does not have go without a reference."""
+    known = {source: names for source, names in parse_sources(config.sources).items() if set(names) <= set(stems)}
+    references = {source: np.sum([stems[stem] for stem in names], axis=0)[part] for source, names in known.items()}
+    cut = {source: wave[part] for source, wave in estimates.items()}
+    return Song(name, rate, stems["mixture"][part], cut, references or None, note)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: 0, or 2 with one line on stderr, or 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m jaxsep.demo", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="run folder")
+    parser.add_argument("--config", default="configs/spleeter.py:demo", help="config file and variant")
+    options, overrides = parser.parse_known_args(argv)
+    if wrong := [word for word in overrides if not word.startswith("--config.")]:
+        parser.error(f"{wrong[0]!r} is no argument; values of the config are set as in --config.steps=20")
+    try:
+        print(run_demo(options.workdir.resolve(), options.config, overrides))
+    except JaxsepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
