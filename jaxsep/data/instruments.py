@@ -134,7 +134,7 @@ def drum_kit(rng: np.random.Generator, rate: int) -> dict[str, list[Stereo]]:
     side = rng.uniform(0.2, 0.6) * (1 if rng.random() < 0.5 else -1)
 
     def kick() -> Stereo:
-        body = drum(rng, rate, 190 * tune, 52 * tune, 0.03, 0.11 * size)
+        body = drum(rng, rate, 190 * tune, 52 * tune, 0.025, 0.09 * size)
         add(body, click * burst(rng, rate, 800, 5000 * bright, 0.006), 0)
         return panned(0.8 * np.tanh(1.5 * body), 0)
 
@@ -254,7 +254,7 @@ VOWELS = np.array(
     ]
 )
 BANDWIDTHS = np.array([90, 110, 150, 220])
-LEVELS = np.array([1.0, 0.6, 0.4, 0.25])
+LEVELS = np.array([1.0, 0.8, 0.6, 0.4])
 
 
 @dataclass(frozen=True)

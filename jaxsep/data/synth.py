@@ -141,7 +141,7 @@ def _drums(score: Score, rng: np.random.Generator, length: int, rate: int) -> St
         if bar.first and bar.section != "intro":
             hit(bar, 0, "crash", 0.8)
         for step in range(16):
-            if step == 0 or (step < fill and (pattern[step] or (four and step % 4 == 0))):
+            if step in (0, 8) or (step < fill and (pattern[step] or (four and step % 4 == 0))):
                 hit(bar, step, "kick", 1.0)
             if step in (4, 12) and step < fill and not calm:
                 hit(bar, step, "snare", 1.0)
@@ -216,16 +216,16 @@ def _vocals(score: Score, rng: np.random.Generator, length: int, rate: int) -> S
     """The tune; in half of the songs with a second voice a third above."""
     low = rng.uniform(49, 61)
     voice = Voice(
-        tilt=rng.uniform(0.5, 1.0),
+        tilt=rng.uniform(0.4, 0.9),
         tract=1 + (low - 54) / 80 + rng.uniform(-0.05, 0.05),
         vibrato=rng.uniform(4.8, 6.5),
-        depth=rng.uniform(25, 80),
+        depth=rng.uniform(40, 100),
         glide=rng.uniform(0.05, 0.16),
         breath=rng.uniform(0.02, 0.12),
         consonants=rng.uniform(0.5, 1.2),
     )
     tune = _melody(score, rng)
-    voices = [(0, 1.0, 0.0)] + ([(2, 0.4, rng.uniform(-0.7, 0.7))] if rng.random() < 0.5 else [])
+    voices = [(0, 1.0, 0.0)] + ([(2, 0.4, rng.uniform(-0.7, 0.7))] if rng.random() < 0.4 else [])
     track = np.zeros((length, 2), np.float32)
     for above, level, pan in voices:
         notes = [note._replace(pitch=score.pitch(degree + above, low)) for note, degree in tune]
@@ -308,7 +308,7 @@ def _other(score: Score, rng: np.random.Generator, length: int, rate: int) -> St
         ),
     )
     held, plucked = _pick(rng, instruments[:2]), _pick(rng, instruments[2:])
-    band = [held, plucked] + ([_pick(rng, instruments[2:])] if rng.random() < 0.5 else [])
+    band = [held, plucked] + ([_pick(rng, instruments[2:])] if rng.random() < 0.4 else [])
     track = np.zeros((length, 2), np.float32)
     for write, timbre, level in band:
         part = play(rng, write(score, rng, u(50, 66)), timbre, length, rate)
@@ -317,8 +317,8 @@ def _other(score: Score, rng: np.random.Generator, length: int, rate: int) -> St
 
 
 PLAYERS = {"vocals": _vocals, "drums": _drums, "bass": _bass, "other": _other}
-LEVELS = {"vocals": 0.0, "drums": 0.0, "bass": 0.0, "other": 0.0}  # dB, before the song's own balance
-WET = {"vocals": 0.15, "drums": 0.06, "bass": 0.02, "other": 0.12}
+LEVELS = {"vocals": 0.5, "drums": 1.0, "bass": 0.0, "other": 0.0}  # dB, before the balance of the song
+WET = {"vocals": 0.1, "drums": 0.03, "bass": 0.01, "other": 0.08}
 
 
 def synth_song(seed: int, number: int, seconds: float, rate: int = 44100) -> dict[str, Float32[np.ndarray, "t 2"]]:
@@ -345,7 +345,7 @@ def synth_song(seed: int, number: int, seconds: float, rate: int = 44100) -> dic
         rng = _draws(seed, number, part)
         dry = PLAYERS[stem](score, rng, length, rate)
         sound = convolve(dry, room(rng, rate, rng.uniform(0.3, 1.2), WET[stem] * rng.uniform(0.3, 1.5), 1.5))
-        level = 10 ** ((LEVELS[stem] + rng.uniform(-4, 4)) / 20)
+        level = 10 ** ((LEVELS[stem] + rng.uniform(-3, 3)) / 20)
         stems[stem] = sound * np.float32(level / np.sqrt(np.mean(sound**2)))
     peak = max(np.abs(sound).max() for sound in (*stems.values(), sum(stems.values())))
     loudness = _draws(seed, number, len(STEMS) + 1).uniform(0.7, 0.95)
@@ -389,7 +389,7 @@ def render_songs(
         if missing:
             print(f"making {len(missing)} built-in songs of {seconds:g} s in {root}", file=sys.stderr, flush=True)
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda item: _render(*item, seed, seconds), missing.items()))
+            list(pool.map(lambda folder: _render(folder, missing[folder], seed, seconds), missing))
     except OSError as error:
         raise JaxsepError(f"{error.filename or root}: cannot be written ({error.strerror})") from None
 
