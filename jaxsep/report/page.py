@@ -126,7 +126,7 @@ def _lead(config: Any, summary: Mapping[str, Any]) -> str:
     against = ", ".join(f"{name} {_decibels(value)}" for name, value in rows.items())
     data, average = summary["data"], summary["scores"][HEADLINE]["average"]
     return (
-        f"{text} Its SDR on {len(summary['tracks'])} {data['split']} songs of {data['root']}, median over seconds and "
+        f"{text} Its SDR on {len(summary['tracks'])} {data['split']} songs ({data['root']}), median over seconds and "
         f"over songs and averaged over the stems, is {_decibels(average)} dB" + (f" ({against})." if against else ".")
     )
 
