@@ -4,8 +4,8 @@
     python eval.py --workdir=runs/spleeter --split=valid --checkpoint=last --backend=sdr
     python eval.py --workdir=runs/demo --data_root=/data/musdb18hq --mixture=original --jobs=8
 
-Writes `<track>.json` (museval's schema), `summary.json` and `table.md` to `<workdir>/scores/<split>`. Started again, it
-goes on with the tracks that have no scores of this checkpoint, data and code yet.
+Writes `<track>.json` (museval's schema), `summary.json` and `table.md` to `<workdir>/scores/<split>`. Started again,
+it goes on with the tracks that have no scores of this checkpoint, data and code yet.
 """
 
 import argparse
@@ -65,9 +65,8 @@ def evaluate(options: argparse.Namespace, command: str) -> str:
     provenance = scoring.provenance(config, checkpoint, data, options.split)
 
     # --- Scores: a track is separated while those before it are scored ------------------------------------------------
-    results = scoring.score_tracks(
-        tracks, model.separate, task, options.out, provenance, jobs=options.jobs, partial=options.partial
-    )
+    how = {"jobs": options.jobs, "partial": options.partial}
+    results = scoring.score_tracks(tracks, model.separate, task, options.out, provenance, **how)
     known = {}
     for result in tqdm(results, total=len(tracks), unit="track", disable=None):
         known[result.name] = result
@@ -93,8 +92,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--checkpoint", default="best", help="best (default), last or a step")
     add("--data_root", help="another data set than the run's: stem folders or MUSDB18's .stem.mp4 files")
     add("--mixture", choices=("sum", "original"), help="what is separated; default: as in training")
-    add("--backend", choices=("museval", "sdr"), default="museval", help="sdr: without ISR, SIR, SAR, but in seconds")
-    add("--jobs", type=int, default=2, help="scoring processes (default 2); museval takes some 5 GB for 4 minutes")
+    add("--backend", choices=("museval", "sdr"), default="museval", help="sdr: without ISR, SIR, SAR, but much faster")
+    add("--jobs", type=int, default=2, help="scoring processes (default 2); museval takes some 6 GB for 4 minutes")
     add("--limit", type=int, help="the first so many tracks only")
     add("--partial", action="store_true", help="leave out tracks that fail, and say so, instead of stopping")
     add("--out", type=Path, help="default: <workdir>/scores/<split>")

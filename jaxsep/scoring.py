@@ -77,7 +77,7 @@ def score_tracks(
         task: what is scored.
         folder: gets one `<track>.json` per track.
         provenance: where the estimates come from, in JSON values.
-        jobs: processes that score; 1 = score in this one. museval takes some 5 GB for a four-minute song.
+        jobs: processes that score; 1 = score in this one. museval takes some 6 GB for a four-minute song.
         partial: go on after a track that fails.
 
     Yields:
@@ -100,7 +100,7 @@ def score_tracks(
                 except (BrokenProcessPool, MemoryError):
                     raise JaxsepError(
                         f"track {name!r}: scoring it ran out of memory or was killed; what is done is kept, "
-                        "start again with --jobs=1"
+                        "start again with fewer --jobs"
                     ) from None
                 record["jaxsep"]["provenance"] = {**provenance, "fingerprint": fingerprint}
                 _write_text(folder / f"{name}.json", json.dumps(record, indent=2) + "\n")
@@ -139,7 +139,10 @@ class _Here:
 
     def submit(self, function: Callable, *args: Any) -> Future:
         future: Future = Future()
-        future.set_result(function(*args))
+        try:
+            future.set_result(function(*args))
+        except Exception as error:
+            future.set_exception(error)
         return future
 
 
@@ -192,7 +195,7 @@ def fixed_equaliser(
 
 def _kept_gains(path: Path, key: str) -> Float[np.ndarray, "s f"] | None:
     try:
-        with np.load(path) as kept:
+        with open(path, "rb") as file, np.load(file) as kept:
             return kept["gains"] if str(kept["key"]) == key else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

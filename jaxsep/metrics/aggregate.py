@@ -9,28 +9,19 @@ from typing import Any
 
 import numpy as np
 
-FRAMES = "1 s frames, museval's (BSS Eval v4)"
+FRAMES = "1 s frames as in museval (BSS Eval v4)"
 PROTOCOLS = {  # key -> (column title, definition)
     "sdr_median_of_medians": (
-        "SDR, median of medians",
-        f"SDR, {FRAMES}: median over the frames, then median over the tracks (SiSEC 2018)",
+        "SDR (median)",
+        f"{FRAMES}, median over the frames, then median over the tracks (SiSEC 2018)",
     ),
-    "sdr_mean_of_medians": (
-        "SDR, mean of medians",
-        f"SDR, {FRAMES}: median over the frames, then mean over the tracks",
-    ),
-    "sdr_whole_track": (
-        "SDR, whole track (MDX)",
-        "SDR of the whole track, epsilon 1e-7 (MDX 2021): mean over the tracks",
-    ),
-    "si_sdr": (
-        "SI-SDR, whole track",
-        "SI-SDR of the whole track, channels flattened, means not removed: mean over the tracks",
-    ),
+    "sdr_mean_of_medians": ("SDR (mean)", f"{FRAMES}, median over the frames, then mean over the tracks"),
+    "sdr_whole_track": ("SDR (MDX)", "whole track, epsilon 1e-7 (MDX 2021), mean over the tracks"),
+    "si_sdr": ("SI-SDR", "whole track, channels flattened, means not removed, mean over the tracks"),
     **{
         f"{metric.lower()}_median_of_medians": (
-            f"{metric}, median of medians",
-            f"{metric}, {FRAMES}: median over the frames, then median over the tracks",
+            f"{metric} (median)",
+            f"{FRAMES}, median over the frames, then median over the tracks",
         )
         for metric in ("ISR", "SIR", "SAR")
     },
@@ -92,7 +83,7 @@ def summarise(records: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> d
     }
     frames = {source: np.concatenate([frames_of(r, source, "SDR") for r in records]) for source in sources}
     return {
-        "protocols": {key: PROTOCOLS[key][1] for key in known},
+        "protocols": {key: ": ".join(PROTOCOLS[key]) for key in known},
         "scores": {key: scores[key] for key in known},
         "baselines": baselines,
         "frames": {s: {"all": v.size, "nan": int(np.isnan(v).sum())} for s, v in frames.items()},
@@ -108,16 +99,16 @@ def table(summary: Mapping[str, Any]) -> str:
     columns = list(scores[first])
     rows = {f"**{system}**": scores[first], **{name: row[first] for name, row in summary["baselines"].items()}}
     against = _markdown(
-        [f"{PROTOCOLS[first][0]} (dB)", *columns],
+        [f"{PROTOCOLS[first][0]}, dB", *columns],
         [[name, *(_decibels(row[column]) for column in columns)] for name, row in rows.items()],
     )
     protocols = _markdown(
-        [f"{system} (dB)", *(PROTOCOLS[key][0] for key in scores)],
+        [f"{system}, dB", *(PROTOCOLS[key][0] for key in scores)],
         [[column, *(_decibels(scores[key][column]) for key in scores)] for column in columns],
     )
     notes = [
         f"{len(summary['tracks'])} of {summary['tracks_in_split']} tracks of {data['root']}, split {data['split']}; "
-        f"mixture: {summary['mixture']}; scored together: "
+        f"mixture: {summary['mixture']}; scored together, in seconds where none of them is silent: "
         + "; ".join(", ".join(names) for names in summary["scored_together"]),
         *summary["protocols"].values(),
         *(f"not here: {what}: {why}" for what, why in summary["missing"].items()),
