@@ -133,6 +133,16 @@ def test_lossy_formats_keep_length_place_and_sound(tmp_path, format):
     assert np.unravel_index(np.abs(back).argmax(), back.shape) == (12_345, 0)
 
 
+@pytest.mark.parametrize(("format", "bits"), FORMATS)
+def test_a_song_may_come_in_one_block(tmp_path, format, bits):
+    wave = noise(40 * RATE, 1)
+    with audio.open_writer(tmp_path / "a", RATE, 1, format, bits) as out:
+        out.write(wave)
+    path = (tmp_path / "a").rename(tmp_path / f"a.{format}")
+    with audio.open_audio(path) as reader:
+        assert sum(len(block) for block in reader.blocks()) == len(wave)
+
+
 def test_full_scale_fits_and_quantising_rounds(tmp_path):
     steps = np.array([[-32768], [-2.5], [-0.6], [0.4], [0.6], [1.4], [32767], [32768]], np.float32)
     back, _ = audio.read(write(tmp_path / "a.wav", steps / 32768, "wav", 16), dtype="int16")
@@ -604,6 +614,25 @@ def test_truncated_files_are_never_silently_short(tmp_path, format, bits):
     )
 
 
+def test_flac_cut_between_frames_is_an_error(tmp_path):
+    path = write(tmp_path / "a.flac", noise(30_000), "flac", 16)
+    data = path.read_bytes()
+    cuts = [at for at in range(1, len(data) - 1) if data[at : at + 2] == b"\xff\xf8"][1:]  # frames' sync codes
+    assert len(cuts) >= 6
+    for cut in cuts:
+        path.write_bytes(data[:cut])
+        with pytest.raises(JaxsepError, match=r"a\.flac: .*expected 30000 samples .* found \d"):
+            audio.read(path)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path):
+    path = write(tmp_path / "a.wav", noise(100_000), "wav", "32f")
+    with audio.open_audio(path) as reader:
+        os.truncate(path, path.stat().st_size // 2)
+        with pytest.raises(JaxsepError, match=r"a\.wav: .*expected 100000 samples .* found \d"):
+            list(reader.blocks(1_000))
+
+
 def test_one_missing_sample_is_noticed(tmp_path):
     path = write(tmp_path / "a.wav", noise(1_000), "wav", 16)
     os.truncate(path, path.stat().st_size - 1)
@@ -716,7 +745,7 @@ PAIRS = [(44100, 48000), (48000, 44100), (44100, 22050), (22050, 44100), (8000, 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_resampled_lengths_are_exact_and_blocks_do_not_matter(source, target):
-    for length in (1, 2, 3, 5, 100, 441, 1_000, 1_001, 4_409, 44_100, 44_101, 100_003):
+    for length in (0, 1, 2, 3, 5, 100, 441, 1_000, 1_001, 4_409, 44_100, 44_101, 100_003):
         wave = noise(length, seed=length)
         exact = Fraction(length * target, source)
         whole = audio.resample(wave, source, target)

@@ -7,14 +7,12 @@ from jaxtyping import Float32
 class Resampler:
     """A stream at another rate, without delay: soxr's band-limited interpolation.
 
-    `round(t * rate_out / rate_in)` samples (halves up) come out for t that went in, the first of them at the
-    time of the first; beyond its ends the input is taken for silence. Blocks give what one call would.
+    For t samples in, `round(t * rate_out / rate_in)` (halves up) come out in all, the first at the time of the
+    first; beyond its ends the input is taken for silence. Blocks give what one call would.
     """
 
     def __init__(self, rate_in: int, rate_out: int, channels: int, quality: str = "HQ") -> None:
-        self._rates = rate_in, rate_out
         self._channels = channels
-        self._fed = self._given = 0
         self._stream = None
         if rate_in != rate_out:
             import soxr
@@ -23,22 +21,12 @@ class Resampler:
 
     def push(self, block: Float32[np.ndarray, "t c"]) -> Float32[np.ndarray, "u c"]:
         """Takes a block; returns what is final, possibly nothing."""
-        self._fed += len(block)
-        if self._stream is None:
-            return block
-        out = self._stream.resample_chunk(np.ascontiguousarray(block))
-        self._given += len(out)
-        return out
+        return block if self._stream is None else self._stream.resample_chunk(np.ascontiguousarray(block))
 
     def finish(self) -> Float32[np.ndarray, "u c"]:
         """Returns the rest."""
-        rate_in, rate_out = self._rates
-        if self._stream is None:
-            return np.empty((0, self._channels), np.float32)
-        # Some silence spelt out, so that no rounding of soxr's leaves the end short; then cut exactly.
-        silence = np.zeros((rate_in // rate_out + 2, self._channels), np.float32)
-        rest = self._stream.resample_chunk(silence, last=True)
-        return rest[: resampled_length(self._fed, rate_in, rate_out) - self._given]
+        end = np.empty((0, self._channels), np.float32)
+        return end if self._stream is None else self._stream.resample_chunk(end, last=True)
 
 
 def resampled_length(length: int, rate_in: int, rate_out: int) -> int:
