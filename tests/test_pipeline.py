@@ -82,7 +82,7 @@ def take(cfg: ConfigDict, count: int, sources=SINGLE, first_step=0, **options) -
 
 def planner(cfg: ConfigDict) -> Planner:
     data = cfg.data
-    positions = tuple(length - SEGMENT + 1 for length in LENGTHS)
+    positions = np.array(LENGTHS) - SEGMENT + 1
     return Planner(cfg.seed, STEMS, positions, data.remix, tuple(data.gain), data.swap, data.sign)
 
 
@@ -114,7 +114,7 @@ def test_draws_are_splitmix64_and_stay_what_they_are():
     for key in (5, 2**40, 2**64 - 1, 2):
         state = mix(state ^ (key + 1) * 0x9E3779B97F4A7C15 % 2**64)
     assert int(random_bits(5, numbers, stems, 2)[2, 1]) == state
-    plan = Planner(3, STEMS, (10, 1000, 100_000), "stem", (0.25, 1.25), 0.5, 0.5)([0, 10**12])
+    plan = Planner(3, STEMS, np.array([10, 1000, 100_000]), "stem", (0.25, 1.25), 0.5, 0.5)([0, 10**12])
     np.testing.assert_array_equal(plan.track, GOLDEN["track"])
     np.testing.assert_array_equal(plan.start, GOLDEN["start"])
     np.testing.assert_array_equal(plan.gain, np.float32(GOLDEN["gain"]))
@@ -124,7 +124,7 @@ def test_draws_are_splitmix64_and_stay_what_they_are():
 
 def test_draws_are_uniform_and_independent_of_stem_neighbour_and_seed():
     count = 40_000
-    make = Planner(11, STEMS, (997,) * 20, "stem", (0.25, 1.25), 0.3, 0.6)
+    make = Planner(11, STEMS, np.full(20, 997), "stem", (0.25, 1.25), 0.3, 0.6)
     plan = make(np.arange(count))
     for column in range(3):
         assert stats.chisquare(np.bincount(plan.track[:, column], minlength=20)).pvalue > 1e-4
@@ -141,7 +141,7 @@ def test_draws_are_uniform_and_independent_of_stem_neighbour_and_seed():
 
 
 def test_remix_none_takes_all_stems_from_one_place_and_stem_does_not():
-    positions = (500, 10, 7000)
+    positions = np.array([500, 10, 7000])
     numbers = np.arange(2000)
     together = Planner(1, STEMS, positions, "none", (0.5, 1.0))(numbers)
     assert (together.track == together.track[:, :1]).all() and (together.start == together.start[:, :1]).all()
@@ -149,12 +149,12 @@ def test_remix_none_takes_all_stems_from_one_place_and_stem_does_not():
     apart = Planner(1, STEMS, positions, "stem")(numbers)
     assert abs((apart.track[:, 0] == apart.track[:, 1]).mean() - 1 / 3) < 0.05
     for plan in (together, apart):
-        assert (plan.start < np.array(positions)[plan.track]).all() and plan.start.max() > 6900
+        assert (plan.start < positions[plan.track]).all() and plan.start.max() > 6900
         assert plan.start[plan.track == 1].max() == 9 and plan.start[plan.track == 1].min() == 0
 
 
 def test_a_stem_is_drawn_alike_whatever_the_others_and_the_order_of_asking():
-    positions, numbers = (500, 10, 7000), np.arange(50)
+    positions, numbers = np.array([500, 10, 7000]), np.arange(50)
     plan = Planner(1, STEMS, positions, "stem", (0.5, 1.0))(numbers)
     alone = Planner(1, ("bass",), positions, "stem", (0.5, 1.0))(numbers[::-1])
     np.testing.assert_array_equal(alone.start[::-1, 0], plan.start[:, 2])
@@ -355,6 +355,14 @@ def test_what_cannot_be_streamed_is_refused(songs, tmp_path):
     refused(r"'Song 1': no mixture\.wav", config(tmp_path / "unmixed", mixture="original", **PLAIN))
     with pytest.raises(JaxsepError, match="no songs"):
         batches([], SINGLE, config(songs), first_step=0)
+
+
+def test_a_closed_stream_is_over(songs):
+    cfg = config(songs)
+    stream = batches(open_tracks(cfg.data, "train"), SINGLE, cfg, first_step=0)
+    next(stream)
+    stream.close()
+    assert list(stream) == []
 
 
 # The ops

@@ -46,7 +46,7 @@ def song(folder: Path, stems=STEMS, length=50, channels=2, rate=44100, suffix="w
     return folder
 
 
-def data(root: Path, source="folder", stems="vocals,drums,bass,other") -> ConfigDict:
+def data(root: Path | str, source="folder", stems="vocals,drums,bass,other") -> ConfigDict:
     return ConfigDict({"source": source, "root": str(root), "stems": stems})
 
 
@@ -198,6 +198,7 @@ def test_what_does_not_fit_is_named_with_the_fix(tmp_path):
     assert "Song two" in refusal(data(tmp_path), "train") or "Song one" in refusal(data(tmp_path), "train")
     assert "data.root" in refusal(data(tmp_path / "nowhere"), "train")
     assert "did you mean 'folder'" in refusal(data(tmp_path, source="folders"), "train")
+    assert "not a stem" in refusal(data(tmp_path, stems="vocals,mixture"), "train")
     assert "expected one of train" in refusal(data(tmp_path), "validation")
 
 
@@ -217,6 +218,20 @@ def test_a_thousand_songs_open_in_seconds(tmp_path):
     opened = open_tracks(data(tmp_path), "test")
     assert time.monotonic() - start < 5
     assert [track.name for track in opened] == [f"{number:04d}" for number in range(1000)]
+
+
+def test_built_in_songs_are_made_once_in_the_run_folder(tmp_path):
+    cfg = data("", "builtin")
+    cfg.songs = {"train": 2, "valid": 1, "test": 1, "seconds": 2.0, "seed": 3}
+    songs = {split: open_tracks(cfg, split, tmp_path) for split in ("train", "valid", "test")}
+    assert {split: len(tracks) for split, tracks in songs.items()} == {"train": 2, "valid": 1, "test": 1}
+    assert len({track.name for tracks in songs.values() for track in tracks}) == 4
+    assert all(track.length == 88200 and track.rate == 44100 for track in songs["train"])
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "songs").rglob("*.wav")}
+    assert len(written) == 16
+    open_tracks(cfg, "train", tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "songs").rglob("*.wav")} == written
+    assert "name a folder" in refusal(cfg, "train")
 
 
 @pytest.fixture

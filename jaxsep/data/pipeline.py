@@ -86,7 +86,7 @@ class Crops:
         self.planner = Planner(
             seed=config.seed,
             stems=self.stems,
-            positions=tuple(t.length - w.span + 1 for t, w in zip(tracks, self.windows, strict=True)),
+            positions=np.array([t.length - w.span + 1 for t, w in zip(tracks, self.windows, strict=True)]),
             remix=data.remix,
             gain=tuple(data.gain),
             swap=data.swap,

@@ -60,7 +60,7 @@ class Plan:
     swap: Bool[np.ndarray, "b k"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Planner:
     """Plans of any sample numbers.
 
@@ -78,7 +78,7 @@ class Planner:
 
     seed: int
     stems: tuple[str, ...]
-    positions: tuple[int, ...]
+    positions: Int64[np.ndarray, " tracks"]
     remix: str = "none"
     gain: tuple[float, float] = (1.0, 1.0)
     swap: float = 0.0
@@ -103,7 +103,7 @@ class Planner:
             return random_bits(self.seed, column, stems, purpose)
 
         track = below(draw(song, TRACK), np.array(len(self.positions)))
-        start = below(draw(song, START), np.asarray(self.positions, np.int64)[track])
+        start = below(draw(song, START), self.positions[track])
         low, high = self.gain
         gain = (low + (high - low) * unit(draw(own, GAIN))).astype(np.float32)
         return Plan(track, start, gain, unit(draw(own, SIGN)) < self.sign, unit(draw(own, SWAP)) < self.swap)

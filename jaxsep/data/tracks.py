@@ -93,13 +93,20 @@ def open_tracks(data: Any, split: str, workdir: str | Path | None = None) -> lis
     """
     if split not in SPLITS:
         raise JaxsepError(f"split={split!r} is unknown, expected one of {', '.join(SPLITS)}")
-    return choose(SOURCES, data.source, "data.source")(data, split, workdir)
+    if MIXTURE in parse_stems(data.stems):
+        raise JaxsepError(f"data.stems={data.stems!r}: {MIXTURE!r} is the whole song, not a stem; leave it out")
+    try:
+        return choose(SOURCES, data.source, "data.source")(data, split, workdir)
+    except OSError as error:
+        raise JaxsepError(f"{error.filename or data.root}: cannot be read ({error.strerror})") from None
 
 
 def _builtin(data: Any, split: str, workdir: str | Path | None) -> list[Track]:
     from jaxsep.data.synth import render_songs
 
-    root = Path(data.root) if data.root else Path(workdir or ".") / "songs"
+    if not data.root and workdir is None:
+        raise JaxsepError("data.root is empty; name a folder for the built-in songs")
+    root = Path(data.root or Path(workdir or "") / "songs")
     songs = data.songs
     render_songs(root, {name: songs[name] for name in SPLITS}, songs.seconds, songs.seed)
     return _stem_folders(data, split, root)
