@@ -63,7 +63,7 @@ def equalise(mixture: Float[np.ndarray, "t c"], gains: Float[np.ndarray, "s f"])
 
 
 def learn_equaliser(
-    songs: Iterable[tuple[Float[np.ndarray, "t c"], Float[np.ndarray, "s t c"]]],
+    songs: Iterable[tuple[Float[np.ndarray, "_ c"], Float[np.ndarray, "s _ c"]]],
 ) -> Float[np.ndarray, "s f"]:
     """Least-squares gains over all frames and channels of all songs: g_s(f) = sum Re(X* S_s) / sum |X|^2.
 
