@@ -7,7 +7,6 @@ Run again, it goes on where it stopped. Values of the config can be set as for `
 """
 
 import argparse
-import importlib.util
 import os
 import platform
 import shlex
@@ -22,13 +21,13 @@ import numpy as np
 import jaxsep
 from jaxsep import audio
 from jaxsep.config import parse_sources, parse_stems, run_config
+from jaxsep.data import example
 from jaxsep.data.tracks import open_tracks, to_float
 from jaxsep.report.page import write_page
 from jaxsep.report.panels import Song
 from jaxsep.types import JaxsepError
 
 ROOT = Path(__file__).resolve().parent.parent
-EXCERPT = "data/The Easton Ellises - Falcon 69.stem.mp4"  # in the stempeg package: six seconds of MUSDB18
 CLI = "import sys; from jaxsep.cli import main; sys.exit(main())"  # `jaxsep`, wherever it is installed
 SECONDS = 10  # of the held-out song on the page
 
@@ -49,9 +48,11 @@ def run_demo(workdir: Path, config: str, overrides: Sequence[str]) -> str:
     _stage("1/4 training on built-in songs", commands[0])
     _stage("2/4 scoring songs that it has not heard", commands[1], quiet=True)
 
-    excerpt = _find_excerpt()
-    if excerpt is None:
-        print("3/4 no real recording to separate: the stempeg package is not installed", flush=True)
+    try:
+        excerpt, notes = example.excerpt(), []
+    except JaxsepError as error:
+        excerpt, notes = None, [f"No real recording was separated: {error}"]
+        print(f"3/4 {notes[0]}", flush=True)
     else:
         song, out = str(excerpt), f"{folder}/separated"
         commands.append(["jaxsep", "separate", song, "-o", out, "-m", folder, "--bits=32f", "--force"])
@@ -59,7 +60,7 @@ def run_demo(workdir: Path, config: str, overrides: Sequence[str]) -> str:
 
     print("4/4 writing the report", flush=True)
     again = ["python", "-m", "jaxsep.demo", f"--workdir={folder}", f"--config={config}", *overrides]
-    page = _report(workdir, excerpt, [shlex.join(again), "", "# or by stages:", *map(shlex.join, commands)])
+    page = _report(workdir, excerpt, notes, [shlex.join(again), "", "# or by stages:", *map(shlex.join, commands)])
     table = (workdir / "scores" / "test" / "table.md").read_text(encoding="utf-8")
     return f"\n{table}\nThe report: {page}"
 
@@ -74,23 +75,12 @@ def _stage(title: str, command: Sequence[str], quiet: bool = False) -> None:
         raise JaxsepError(f"stage {title} ended with status {status}; the same command goes on where it stopped")
 
 
-def _find_excerpt() -> Path | None:
-    """The recording in the stempeg package, which is not imported: it refuses to load without ffmpeg."""
-    spec = importlib.util.find_spec("stempeg")
-    path = Path(spec.origin).parent / EXCERPT if spec and spec.origin else None
-    return path if path and path.is_file() else None
-
-
-def _report(workdir: Path, excerpt: Path | None, commands: Sequence[str]) -> Path:
+def _report(workdir: Path, excerpt: Path | None, notes: Sequence[str], commands: Sequence[str]) -> Path:
     config = run_config(workdir)
-    songs = [_held_out(workdir, config)]
-    notes = []
-    if excerpt:
-        songs.insert(0, _recording(workdir, config, excerpt))
-    else:
-        notes.append("No real recording was separated: the stempeg package, which brings one, is not installed.")
+    songs = [_recording(workdir, config, excerpt)] if excerpt else []
+    songs.append(_held_out(workdir, config))
     if config.variant == "demo":
-        notes.append("The demo is made to train in minutes: its network is smaller than the paper's.")
+        notes = [*notes, "The demo is made to train in minutes: its network is smaller than the paper's."]
     return write_page(
         workdir,
         songs=songs,
@@ -115,17 +105,16 @@ def _held_out(workdir: Path, config: Any) -> Song:
 
 def _recording(workdir: Path, config: Any, path: Path) -> Song:
     """The real recording, with what `jaxsep separate` made of its released mixture."""
-    name = path.name.removesuffix(".stem.mp4")
     stems, rate = audio.read_stems(path)
-    files = {source: workdir / "separated" / name / f"{source}.wav" for source in parse_sources(config.sources)}
+    files = {source: workdir / "separated" / example.NAME / f"{source}.wav" for source in parse_sources(config.sources)}
     estimates = {source: audio.read(file)[0] for source, file in files.items()}
     note = (
-        "Six seconds of a recording from MUSDB18 (for research and education only), as the stempeg package brings it. "
-        "The mixture is the released one, from which the sum of the stems differs a little."
+        "Six seconds of a recording from MUSDB18 (CC BY-NC-SA 3.0), as the stempeg package brings it. The mixture is "
+        "the released one, not the sum of the stems: what they differ by lies 15 dB below it, and bounds the SDR."
     )
     if config.data.source == "builtin":
         note += " The model has heard built-in songs only, never a recording."
-    return _song(name, rate, config, {key: to_float(wave) for key, wave in stems.items()}, estimates, note)
+    return _song(example.NAME, rate, config, {key: to_float(wave) for key, wave in stems.items()}, estimates, note)
 
 
 def _song(
