@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32, Int
 
 Mono = Float32[np.ndarray, "t"]
 Stereo = Float32[np.ndarray, "t 2"]
@@ -42,10 +42,11 @@ def add(track: np.ndarray, sound: np.ndarray, onset: int) -> None:
         track[start:stop] += sound[start - onset : stop - onset]
 
 
-def panned(sound: Mono, pan: float) -> Stereo:
-    """Mono to stereo, constant power."""
+def panned(sound: Float32[np.ndarray, "t"] | Float32[np.ndarray, "t 2"], pan: float) -> Stereo:
+    """Mono or stereo to a place between left (-1) and right (1), constant power."""
     angle = (pan + 1) * np.pi / 4
-    return sound[:, None] * np.array([np.cos(angle), np.sin(angle)], np.float32) * np.float32(np.sqrt(2))
+    gains = np.float32(np.sqrt(2)) * np.array([np.cos(angle), np.sin(angle)], np.float32)
+    return sound.reshape(len(sound), -1) * gains
 
 
 def noise(rng: np.random.Generator, length: int, rate: int, low: float, high: float) -> Mono:
@@ -57,7 +58,7 @@ def noise(rng: np.random.Generator, length: int, rate: int, low: float, high: fl
     return (sound / (sound.std() + 1e-12)).astype(np.float32)
 
 
-def wavetable(amplitudes: np.ndarray, rng: np.random.Generator) -> Mono:
+def wavetable(amplitudes: Float[np.ndarray, "h"], rng: np.random.Generator) -> Float32[np.ndarray, "p"]:
     """One period with harmonics 1, 2, ... of these amplitudes, random phases, unit power."""
     phases = np.exp(2j * np.pi * rng.random(len(amplitudes)))
     spectrum = np.zeros(TABLE // 2 + 1, np.complex64)
@@ -66,12 +67,12 @@ def wavetable(amplitudes: np.ndarray, rng: np.random.Generator) -> Mono:
     return table / (table.std() + 1e-12)
 
 
-def look_up(table: Mono, phase: np.ndarray) -> Mono:
+def look_up(table: Float32[np.ndarray, "p"], phase: Float[np.ndarray, "*t"]) -> Float32[np.ndarray, "*t"]:
     """The table at `phase` periods."""
     return table[(phase * TABLE).astype(np.int64) & (TABLE - 1)]
 
 
-def convolve(sound: Stereo, response: Stereo) -> Stereo:
+def convolve(sound: Stereo, response: Float32[np.ndarray, "r 2"]) -> Stereo:
     """The first len(sound) samples of the convolution, per channel, by overlap-add; response <= BLOCK samples."""
     blocks = -(-len(sound) // BLOCK)
     padded = np.zeros((blocks * BLOCK, 2), np.float32)
@@ -135,25 +136,25 @@ def drum_kit(rng: np.random.Generator, rate: int) -> dict[str, list[Stereo]]:
 
     def kick() -> Stereo:
         body = drum(rng, rate, 190 * tune, 52 * tune, 0.025, 0.09 * size)
-        add(body, click * burst(rng, rate, 800, 5000 * bright, 0.006), 0)
-        return panned(0.8 * np.tanh(1.5 * body), 0)
+        add(body, click * burst(rng, rate, 800.0, 5e3 * bright, 0.006), 0)
+        return panned(0.8 * np.tanh(1.5 * body), 0.0)
 
     def snare() -> Stereo:
-        body = 0.7 * wires * burst(rng, rate, 350, 8000 * bright, 0.07 * size)
+        body = 0.7 * wires * burst(rng, rate, 350.0, 8e3 * bright, 0.07 * size)
         add(body, ring * drum(rng, rate, 310 * tune, 195 * tune, 0.01, 0.045 * size), 0)
         add(body, 0.4 * ring * drum(rng, rate, 450 * tune, 340 * tune, 0.01, 0.03 * size), 0)
         return panned(body, 0.05)
 
     def hat(decay: float) -> Stereo:
-        return panned(0.4 * burst(rng, rate, 5000 * bright, 12000 * bright, decay * size), side)
+        return panned(0.4 * burst(rng, rate, 5e3 * bright, 12e3 * bright, decay * size), side)
 
     def tom(pitch: float, pan: float) -> Stereo:
         body = drum(rng, rate, 1.7 * pitch * tune, pitch * tune, 0.04, 0.13 * size)
-        add(body, 0.1 * burst(rng, rate, 300, 4000, 0.02), 0)
+        add(body, 0.1 * burst(rng, rate, 300.0, 4e3, 0.02), 0)
         return panned(body, pan)
 
     def crash() -> Stereo:
-        left, right = (burst(rng, rate, 1500 * bright, 11000, 0.5 * size) for _ in range(2))
+        left, right = (burst(rng, rate, 1500 * bright, 11e3, 0.5 * size) for _ in range(2))
         return 0.3 * np.stack([left, right], axis=1)
 
     pieces: dict[str, tuple[int, Callable[[], Stereo]]] = {
@@ -161,8 +162,8 @@ def drum_kit(rng: np.random.Generator, rate: int) -> dict[str, list[Stereo]]:
         "snare": (3, snare),
         "hat": (4, lambda: hat(0.022)),
         "open": (2, lambda: hat(0.11)),
-        "high tom": (1, lambda: tom(165, -0.5)),
-        "low tom": (1, lambda: tom(95, 0.5)),
+        "high tom": (1, lambda: tom(165.0, -0.5)),
+        "low tom": (1, lambda: tom(95.0, 0.5)),
         "crash": (1, crash),
     }
     return {name: [make() for _ in range(takes)] for name, (takes, make) in pieces.items()}
@@ -211,34 +212,32 @@ class Timbre:
 def play(rng: np.random.Generator, notes: Sequence[Note], timbre: Timbre, length: int, rate: int) -> Stereo:
     """Notes on one instrument."""
     track = np.zeros((length, 2), np.float32)
-    tables: dict[int, tuple[Mono, Mono]] = {}
-    finger = burst(rng, rate, 500, 4000, 0.008)
+    tables: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    finger = panned(burst(rng, rate, 500.0, 4e3, 0.008), 0.0)
     for note in notes:
-        f0 = hertz(note.pitch)
         key = round(note.pitch)
         if key not in tables:
-            h = np.arange(1, max(2, min(64, int(0.42 * rate / f0))))
+            h = np.arange(1.0, max(2, min(64, int(0.42 * rate / hertz(note.pitch)))))
             body = h**-timbre.tilt * (np.abs(np.sin(np.pi * h * timbre.hollow)) if timbre.hollow else 1)
             tables[key] = wavetable(body, rng), timbre.flash * wavetable(body * h, rng)
-        n = int((note.length + timbre.release) * rate)
-        t = np.arange(n, dtype=np.float32) / np.float32(rate)
-        envelope = note.velocity * np.minimum(1, t / timbre.attack) * np.exp(-t / timbre.decay)
-        envelope *= np.clip((note.length + timbre.release - t) / timbre.release, 0, 1)
-        flash = np.exp(-t / timbre.fade)
-        sound = np.empty((n, 2), np.float32)
-        start = rng.random()
-        for channel, cents in enumerate((-timbre.detune, timbre.detune)):
-            if channel and not timbre.detune:
-                sound[:, 1] = sound[:, 0]
-                break
-            phase = start + np.arange(n) * (f0 * 2 ** (cents / 1200) / rate)
-            body, bright = tables[key]
-            sound[:, channel] = envelope * (look_up(body, phase) + flash * look_up(bright, phase))
-        add(sound, panned(timbre.pluck * note.velocity * finger, 0), 0)
-        angle = (note.pan + 1) * np.pi / 4
-        sound *= np.float32(np.sqrt(2)) * np.array([np.cos(angle), np.sin(angle)], np.float32)
-        add(track, sound, round(note.onset * rate))
+        sound = _tone(note, timbre, *tables[key], rng.random(), rate)
+        add(sound, np.float32(timbre.pluck * note.velocity) * finger, 0)
+        add(track, panned(sound, note.pan), round(note.onset * rate))
     return track
+
+
+def _tone(
+    note: Note, timbre: Timbre, body: np.ndarray, bright: np.ndarray, start: float, rate: int
+) -> Float32[np.ndarray, "n 2"]:
+    """One note, the left and the right voice detuned against each other."""
+    seconds = note.length + timbre.release
+    t = np.arange(int(seconds * rate), dtype=np.float32)[:, None] / np.float32(rate)
+    envelope = note.velocity * np.minimum(1, t / timbre.attack) * np.exp(-t / timbre.decay)
+    envelope *= np.clip((seconds - t) / timbre.release, 0, 1)
+    cents = np.array([-timbre.detune, timbre.detune] if timbre.detune else [0.0])
+    phase = start + np.arange(len(t))[:, None] * (hertz(note.pitch + cents / 100) / rate)
+    sound = envelope * (look_up(body, phase) + np.exp(-t / timbre.fade) * look_up(bright, phase))
+    return np.broadcast_to(sound, (len(t), 2)).copy()
 
 
 # -- voice ---------------------------------------------------------------------------------------------------------
@@ -280,7 +279,7 @@ class Voice:
     consonants: float
 
 
-def smooth(values: np.ndarray, width: int) -> np.ndarray:
+def smooth(values: Float[np.ndarray, "t *d"], width: int) -> Float[np.ndarray, "t *d"]:
     """Convolved along the first axis with a Hann window of `width` points, the ends held."""
     width = 2 * (width // 2) + 1
     window = np.hanning(width + 2)[1:-1]
@@ -299,7 +298,7 @@ def sing(rng: np.random.Generator, notes: Sequence[Note], voice: Voice, length: 
     since = times - onsets[index]
     sounding = (since >= 0) & (since < np.array([note.length for note in notes])[index])
 
-    pitch = smooth(np.array([note.pitch for note in notes])[index], int(voice.glide / step))
+    pitch = smooth(np.array([note.pitch for note in notes], float)[index], int(voice.glide / step))
     swing = np.clip((since - 0.12) / 0.25, 0, 1) * voice.depth / 100
     drift = smooth(rng.standard_normal(len(times)), int(0.12 / step)) * 0.6
     wander = np.cumsum(smooth(rng.standard_normal(len(times)), int(0.5 / step))) * step
@@ -310,7 +309,7 @@ def sing(rng: np.random.Generator, notes: Sequence[Note], voice: Voice, length: 
     f0 = hertz(pitch)
     samples = np.arange(length)
     phase = np.interp(samples, np.arange(len(f0)) * CONTROL, np.cumsum(f0) * step)
-    harmonics = np.arange(1, max(2, min(100, int(0.45 * rate / f0.max()))))
+    harmonics = np.arange(1.0, max(2, min(100, int(0.45 * rate / f0.max()))))
     envelope = np.interp(samples, np.arange(len(f0)) * CONTROL, loudness).astype(np.float32)
     table = wavetable(harmonics**-voice.tilt, rng)
     sound = look_up(table, phase) + voice.breath * rng.standard_normal(length, dtype=np.float32)
@@ -318,7 +317,7 @@ def sing(rng: np.random.Generator, notes: Sequence[Note], voice: Voice, length: 
     return formants(sound * envelope, vowels[index], voice.tract, rate) + hisses(rng, notes, voice, length, rate)
 
 
-def formants(sound: Mono, vowels: np.ndarray, tract: float, rate: int) -> Mono:
+def formants(sound: Mono, vowels: Int[np.ndarray, "v"], tract: float, rate: int) -> Mono:
     """Filters overlapping frames by the vocal tract of the vowel sung there (`vowels`: one per CONTROL samples)."""
     f = np.fft.rfftfreq(FRAME, 1 / rate)
     poles = VOWELS[:, :, None] * tract
@@ -342,8 +341,8 @@ def formants(sound: Mono, vowels: np.ndarray, tract: float, rate: int) -> Mono:
 def hisses(rng: np.random.Generator, notes: Sequence[Note], voice: Voice, length: int, rate: int) -> Mono:
     """Consonants before most notes, and a breath before each phrase."""
     track = np.zeros(length, np.float32)
-    kinds = [noise(rng, rate, rate, low, high) for low, high in ((4500, 9000), (2000, 5000), (900, 7000))]
-    breath = noise(rng, rate, rate, 700, 3500)
+    kinds = [noise(rng, rate, rate, low, high) for low, high in ((4500.0, 9e3), (2000.0, 5e3), (900.0, 7e3))]
+    breath = noise(rng, rate, rate, 700.0, 3500.0)
     end = 0.0
     for note in notes:
         if note.onset - end > 0.3:

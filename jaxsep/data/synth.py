@@ -96,7 +96,7 @@ def _pick(rng: np.random.Generator, items):
     return items[int(rng.random() * len(items))]
 
 
-def compose(seed: int, number: int, seconds: float) -> Score:
+def compose(seed: int, number: int, seconds: float | int) -> Score:
     """Tempo, key, chords and form of a song."""
     rng = _draws(seed, number, 0)
     tempo = int(rng.uniform(76, 141))
@@ -129,7 +129,7 @@ def _drums(score: Score, rng: np.random.Generator, length: int, rate: int) -> St
     swing = _pick(rng, (0.0, 0.0, 0.06, 0.12))
     hits: list[tuple[float, str, float]] = []
 
-    def hit(bar: Bar, step: float, piece: str, velocity: float) -> None:
+    def hit(bar: Bar, step: int, piece: str, velocity: float) -> None:
         late = swing * (step % 2 == 1) + 0.02 * rng.standard_normal()
         onset = bar.onset + (step + late) * score.beat / 4
         hits.append((max(0.0, onset), piece, velocity * rng.uniform(0.75, 1.0)))
@@ -282,12 +282,12 @@ def _other(score: Score, rng: np.random.Generator, length: int, rate: int) -> St
     instruments = (
         (
             _held,
-            Timbre(u(0.8, 1.4), flash=0.0, attack=u(0.08, 0.3), decay=20, release=0.3, detune=u(4, 10)),
+            Timbre(u(0.8, 1.4), flash=0.0, attack=u(0.08, 0.3), decay=20.0, release=0.3, detune=u(4, 10)),
             1.0,
         ),
         (
             _held,
-            Timbre(u(0.4, 1.2), hollow=_pick(rng, (0.0, 0.25)), flash=0.1, decay=30, detune=u(0, 4)),
+            Timbre(u(0.4, 1.2), hollow=_pick(rng, (0.0, 0.25)), flash=0.1, decay=30.0, detune=u(0, 4)),
             1.0,
         ),
         (_struck, Timbre(u(1.0, 1.8), flash=u(0.2, 0.8), fade=u(0.1, 0.5), decay=u(0.6, 2), pluck=0.1), 1.0),
@@ -321,7 +321,9 @@ LEVELS = {"vocals": 0.5, "drums": 1.0, "bass": 0.0, "other": 0.0}  # dB, before 
 WET = {"vocals": 0.1, "drums": 0.03, "bass": 0.01, "other": 0.08}
 
 
-def synth_song(seed: int, number: int, seconds: float, rate: int = 44100) -> dict[str, Float32[np.ndarray, "t 2"]]:
+def synth_song(
+    seed: int, number: int, seconds: float | int, rate: int = 44100
+) -> dict[str, Float32[np.ndarray, "t 2"]]:
     """The stems of a built-in song.
 
     Args:
@@ -359,7 +361,7 @@ def synth_song(seed: int, number: int, seconds: float, rate: int = 44100) -> dic
 def render_songs(
     root: str | os.PathLike[str],
     counts: Mapping[str, int] = COUNTS,
-    seconds: float = 30.0,
+    seconds: float | int = 30.0,
     seed: int = 0,
 ) -> None:
     """Writes built-in songs as a data set, `root/<split>/<song>/<stem>.wav` (16 bits), and `root/songs.json`.
@@ -415,7 +417,7 @@ def _claim(root: Path, settings: Mapping[str, object]) -> None:
         )
 
 
-def _render(folder: Path, number: int, seed: int, seconds: float) -> None:
+def _render(folder: Path, number: int, seed: int, seconds: float | int) -> None:
     """One song, under a hidden name until it is complete."""
     part = folder.with_name(f".{folder.name}.part{os.getpid()}")
     try:
