@@ -15,7 +15,7 @@ import optax
 from flax import struct
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Bool, Float, Int, Key, PyTree
+from jaxtyping import PyTree
 
 from jaxsep.config import parse_sources
 from jaxsep.losses import Loss
@@ -25,27 +25,31 @@ from jaxsep.types import JaxsepError
 Batch = Mapping[str, Array | np.ndarray]  # {"mix": [b t c], "sources": [b s t c]}
 
 
+# A leaf of a state is an array, or what JAX puts in its place while it traces, compiles and restores.
+Leaf = Any
+
+
 @struct.dataclass
 class TrainState:
     """All that a step changes.
 
     Attributes:
-        step: finished steps.
+        step: finished steps, int32.
         params: trainable parameters.
         batch_stats: running statistics, {} without batch norm.
         opt_state: of the optimiser.
         ema: averaged parameters, or None.
         key: of dropout; never changes, each step folds its number in.
-        ok: no step has met a loss or gradient that is not finite.
+        ok: whether no step has met a loss or gradient that is not finite, bool.
     """
 
-    step: Int[Array, ""]
+    step: Leaf
     params: PyTree
     batch_stats: PyTree
     opt_state: PyTree
-    ema: PyTree | None
-    key: Key[Array, ""]
-    ok: Bool[Array, ""]
+    ema: PyTree
+    key: Leaf
+    ok: Leaf
 
     @property
     def variables(self) -> dict[str, PyTree]:
@@ -72,13 +76,21 @@ class TrainState:
 
 @struct.dataclass
 class Metrics:
-    """What a step tells: losses of each example and source, their mean, and what moved the parameters."""
+    """What a step tells.
 
-    losses: Float[Array, "b s"]
-    loss: Float[Array, ""]
-    grad_norm: Float[Array, ""]
-    learning_rate: Float[Array, ""]
-    ok: Bool[Array, ""]
+    Attributes:
+        losses: of each example and source, [b s].
+        loss: their mean.
+        grad_norm: global norm of its gradient, before clipping.
+        learning_rate: by which the parameters moved.
+        ok: whether loss and gradient are finite, and those of all steps before.
+    """
+
+    losses: Leaf
+    loss: Leaf
+    grad_norm: Leaf
+    learning_rate: Leaf
+    ok: Leaf
 
     def numbers(self, sources: Sequence[str]) -> dict[str, float]:
         """What is logged, by name."""

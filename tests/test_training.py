@@ -1,0 +1,285 @@
+"""The training step: its arithmetic by hand, one device against four, and steps that are not finite."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxsep import losses, optim, training
+from jaxsep.config import defaults
+from jaxsep.frontends import Identity, Stft
+from jaxsep.heads import Mask
+from jaxsep.separator import Separator
+from jaxsep.types import JaxsepError
+
+SOURCES = ("vocals", "other")
+
+
+def as_it_is(y, z):
+    return y
+
+
+class Gains(nn.Module):
+    """One gain per source on the mixture's wave."""
+
+    def lengths(self, length):
+        return length, length
+
+    @nn.compact
+    def __call__(self, z, targets, train):
+        gains = self.param("gains", lambda key: jnp.array([0.5, 0.25]))
+        return gains[:, None, None] * z[:, None]
+
+
+class Noisy(nn.Module):
+    """A small spectral net with batch norm and dropout."""
+
+    norm: bool = True
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    def lengths(self, length):
+        return length, length
+
+    @nn.compact
+    def __call__(self, z, targets, train):
+        x = nn.Dense(6, dtype=self.dtype)(jnp.abs(z).astype(self.dtype))
+        if self.norm:
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
+        x = nn.Dropout(self.dropout)(nn.elu(x), deterministic=not train)
+        y = nn.Dense(2 * z.shape[-1], dtype=self.dtype)(x)
+        return jnp.moveaxis(y.reshape(*y.shape[:-1], 2, -1), -2, 1)
+
+
+def wave_separator():
+    return Separator(front=Identity(), net=Gains(), head=as_it_is)
+
+
+def spectral_separator(**net):
+    return Separator(front=Stft(frame=32, hop=8, bins=16), net=Noisy(**net), head=Mask("sigmoid"))
+
+
+def config(**values):
+    config = defaults()
+    config.sources = config.data.stems = ",".join(SOURCES)
+    config.data.segment, config.data.batch_size = 64, 4
+    config.optim.name, config.optim.b1, config.optim.learning_rate = "sgd", 0.0, 1.0
+    for key, value in values.items():
+        block, _, name = key.rpartition("__")
+        (config[block] if block else config)[name] = value
+    return config
+
+
+def batch(seed=0, size=4):
+    sources = np.random.default_rng(seed).standard_normal((size, 2, 64, 2)).astype(np.float32)
+    return {"mix": sources.sum(axis=1), "sources": sources}
+
+
+def on_device(data):
+    return jax.tree.map(jnp.asarray, data)
+
+
+@functools.cache
+def compiled(separator, loss, devices, values):
+    """Parts of a run that tests share: (config, mesh, first state on the host, jitted step)."""
+    settings = config(**dict(values))
+    mesh = training.make_mesh(jax.devices()[:devices])
+    optimiser = optim.build(settings.optim, 100)
+    state = training.init_state(separator, optimiser, settings, mesh)
+    step = training.make_train_step(separator, losses.build({"name": loss}), optimiser, settings, mesh)
+    return settings, mesh, jax.device_get(state.replace(key=jax.random.key_data(state.key))), step
+
+
+class Run:
+    """A separator in training, with everything around it."""
+
+    def __init__(self, separator, loss, devices=1, **values):
+        self.config, self.mesh, first, self.step_ = compiled(separator, loss, devices, tuple(values.items()))
+        first = first.replace(key=jax.random.wrap_key_data(jnp.asarray(first.key)))
+        self.state = jax.device_put(first, NamedSharding(self.mesh, PartitionSpec()))
+
+    def step(self, batch, scale=1.0):
+        self.state, metrics = self.step_(self.state, training.put(batch, self.mesh), jnp.float32(scale))
+        return jax.device_get(metrics)
+
+    def params(self):
+        return jax.device_get(self.state.params)
+
+
+def leaves(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def assert_close(a, b, tolerance=1e-5):
+    """Largest difference at most `tolerance` of the largest value, over the whole tree."""
+    a, b = leaves(a), leaves(b)
+    largest = max(np.abs(x).max() for x in a)
+    assert len(a) == len(b) and largest > 1e-4
+    assert max(np.abs(x - y).max() for x, y in zip(a, b, strict=True)) <= tolerance * largest
+
+
+def test_one_step_by_hand():
+    run, data = Run(wave_separator(), "wave_l2", optim__learning_rate=0.125), batch()
+    gains = np.array([0.5, 0.25])
+    error = gains[:, None, None] * data["mix"][:, None] - data["sources"]
+    gradient = (2 * error * data["mix"][:, None]).mean(axis=(0, 2, 3)) / 2  # mean over both sources
+    metrics = run.step(data, scale=2.0)
+    np.testing.assert_allclose(metrics.losses, (error**2).mean(axis=(2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(metrics.loss, (error**2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics.grad_norm, np.linalg.norm(gradient), rtol=1e-5)
+    assert metrics.learning_rate == 0.25 and metrics.ok
+    np.testing.assert_allclose(run.params()["net"]["gains"], gains - 0.25 * gradient, rtol=1e-5)
+    assert int(run.state.step) == 1
+    numbers = metrics.numbers(SOURCES)
+    assert list(numbers) == ["loss", "grad_norm", "learning_rate", "loss/vocals", "loss/other"]
+    np.testing.assert_allclose(numbers["loss/other"], (error[:, 1] ** 2).mean(), rtol=1e-5)
+
+
+def test_spectral_losses_compare_latents():
+    separator = spectral_separator()
+    run, data = Run(separator, "l1"), batch()
+    variables = jax.device_get(run.state.variables)
+    mix, sources = on_device(data)["mix"], on_device(data)["sources"]
+    estimates, _ = separator.apply(variables, mix, None, True, mutable=["batch_stats"])
+    references = separator.front.encode(sources)[..., :16, :]
+    expected = np.abs(np.abs(estimates.latents) - np.abs(references)).mean(axis=(2, 3, 4))
+    np.testing.assert_allclose(run.step(data).losses, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("norm", "dropout"), [(False, 0.0), (True, 0.5)])
+def test_four_devices_are_one(norm, dropout):
+    runs = [Run(spectral_separator(norm=norm, dropout=dropout), "l1", devices) for devices in (1, 4)]
+    before = runs[0].params()
+    metrics = [run.step(batch()) for run in runs]
+    assert_close(metrics[0].losses, metrics[1].losses)
+    gradients = [jax.tree.map(np.subtract, before, run.params()) for run in runs]  # SGD at rate 1
+    assert_close(*gradients)
+    norm_of_four = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in leaves(gradients[1])))
+    np.testing.assert_allclose(metrics[0].grad_norm, norm_of_four, rtol=1e-4)
+    if norm:
+        assert_close(runs[0].state.batch_stats, runs[1].state.batch_stats)
+    for leaf in jax.tree.leaves(runs[1].state.params):
+        assert len(leaf.sharding.device_set) == 4 and leaf.is_fully_replicated
+
+
+@pytest.mark.parametrize(("devices", "size", "parts"), [(1, 4, 4), (2, 4, 2)])
+def test_accumulation_is_the_large_batch(devices, size, parts):
+    large = Run(spectral_separator(norm=False), "l1", data__batch_size=size)
+    small = Run(spectral_separator(norm=False), "l1", devices, data__batch_size=size, optim__accumulate=parts)
+    before = large.params()
+    a, b = large.step(batch(size=size)), small.step(batch(size=size))
+    assert_close(a.losses, b.losses)  # in the order of the batch, too
+    assert_close(*(jax.tree.map(np.subtract, before, run.params()) for run in (large, small)))
+
+
+def test_micro_batches_have_statistics_of_their_own():
+    one, two = (Run(spectral_separator(), "l1", optim__accumulate=parts) for parts in (1, 2))
+    for run in (one, two):
+        run.step(batch())
+    a, b = one.state.batch_stats, two.state.batch_stats
+    assert max(np.abs(x - y).max() for x, y in zip(leaves(a), leaves(b), strict=True)) > 1e-4
+
+
+def test_clipping_bounds_the_update():
+    run = Run(wave_separator(), "wave_l2", optim__clip=0.01)
+    before = run.params()
+    metrics = run.step(batch())
+    moved = np.linalg.norm(before["net"]["gains"] - run.params()["net"]["gains"])
+    assert metrics.grad_norm > 0.05  # the log has the norm before clipping
+    np.testing.assert_allclose(moved, 0.01, rtol=1e-4)
+
+
+def test_averaged_parameters():
+    run = Run(wave_separator(), "wave_l2", optim__ema=0.75, optim__learning_rate=0.1)
+    average = run.params()["net"]["gains"]
+    for seed in range(3):
+        run.step(batch(seed))
+        average = 0.75 * average + 0.25 * run.params()["net"]["gains"]
+    np.testing.assert_allclose(run.state.ema["net"]["gains"], average, rtol=1e-6)
+    assert run.state.variables["params"] is run.state.ema
+    assert np.abs(average - run.params()["net"]["gains"]).max() > 1e-3
+    assert Run(wave_separator(), "wave_l2").state.ema is None
+
+
+def test_dropout_differs_by_step_and_repeats_by_seed():
+    def losses_of_steps(seed):
+        run = Run(spectral_separator(dropout=0.5), "l1")
+        run.state = run.state.replace(key=jax.random.key(seed))
+        return [float(run.step(batch(), scale=1e-12).loss) for _ in range(2)]
+
+    first, again, other = losses_of_steps(0), losses_of_steps(0), losses_of_steps(1)
+    assert first == again
+    assert first[0] != first[1] and first != other
+
+
+def test_statistics_move_in_training_only():
+    run = Run(spectral_separator(), "l1")
+    before = leaves(run.state.batch_stats)
+    run.step(batch())
+    assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(before, leaves(run.state.batch_stats), strict=True))
+    forward = training.make_losses(spectral_separator(), losses.build({"name": "l1"}))
+    _, after = forward(run.state.variables, on_device(batch()), False)
+    assert all(np.array_equal(a, b) for a, b in zip(leaves(run.state.batch_stats), leaves(after), strict=True))
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
+    exact, rough = (Run(spectral_separator(dtype=dtype), "l1") for dtype in (jnp.float32, jnp.bfloat16))
+    a, b = exact.step(batch()), rough.step(batch())
+    assert b.losses.dtype == np.float32 and all(leaf.dtype == np.float32 for leaf in leaves(rough.params()))
+    assert a.loss != b.loss
+    np.testing.assert_allclose(a.loss, b.loss, rtol=0.02)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_step_that_is_not_finite_changes_nothing(poison):
+    run = Run(spectral_separator(), "l1", optim__ema=0.9, optim__name="adam")
+    run.step(batch())
+    good = run.state.items()
+    good = jax.tree.map(np.copy, jax.device_get({**good, "training": {**good["training"], "key": None}}))
+    bad = batch(1)
+    bad["sources"] = bad["sources"].copy()
+    bad["sources"][2, 1, 10] = poison
+    metrics = run.step(bad)
+    assert not metrics.ok and not np.isfinite(metrics.loss)
+    later = run.step(batch(2))  # already on its way when the loop reads the numbers of the step before
+    assert not later.ok
+    found = run.state.items()
+    found = jax.device_get({**found, "training": {**found["training"], "key": None}})
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(good), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert int(run.state.step) == 1
+    error = str(training.failure(metrics, 2, SOURCES, [f"song {n}" for n in range(4)]))
+    assert error.startswith("step 2: loss/other is ") and "examples: song 2." in error
+    assert len(error.splitlines()) == 1
+    restored = training.TrainState.from_items(run.state.items(), jnp.bool(True))
+    run.state = restored
+    assert run.step(batch(2)).ok and int(run.state.step) == 2
+
+
+def test_a_gradient_that_is_not_finite_is_told_from_a_loss():
+    metrics = training.Metrics(np.ones((2, 2)), np.float32(1), np.float32(np.inf), np.float32(0.1), np.bool_(False))
+    error = str(training.failure(metrics, 7, SOURCES, ["a", "b"]))
+    assert "step 7: the loss is 1.0, its gradient's norm inf" in error and "examples: a; b" in error
+
+
+@pytest.mark.parametrize(("size", "parts", "devices"), [(6, 1, 4), (4, 2, 4), (0, 1, 1), (4, 0, 1)])
+def test_batches_that_do_not_come_out_even(size, parts, devices):
+    mesh = training.make_mesh(jax.devices()[:devices])
+    with pytest.raises(JaxsepError, match=f"data.batch_size={size} is not a multiple of {parts * devices}"):
+        training.check_batch(config(data__batch_size=size, optim__accumulate=parts), mesh)
+    training.check_batch(config(data__batch_size=8, optim__accumulate=2), training.make_mesh())
+
+
+def test_the_compiled_step_takes_one_shape():
+    run = Run(wave_separator(), "wave_l2")
+    optimiser, loss = optim.build(run.config.optim, 100), losses.build({"name": "wave_l2"})
+    step = training.compile_train_step(wave_separator(), loss, optimiser, run.config, run.mesh, run.state)
+    _, metrics = step(run.state, training.put(batch(), run.mesh), np.float32(1))
+    assert metrics.ok
+    with pytest.raises(TypeError):
+        step(run.state, training.put(batch(size=5), run.mesh), np.float32(1))
