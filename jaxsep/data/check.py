@@ -224,10 +224,13 @@ def _set_problems(songs: Sequence[Song]) -> Iterator[Problem]:
                 severity: Severity = "warning" if name == MIXTURE else "error"
                 yield Problem(severity, str(song.path), f"no stem {name!r}, which other songs have", f"add {name}.wav")
     for what, unit, fix in (("rate", " Hz", "resample it"), ("channels", " channels", "check that it was meant to be")):
-        values = {song.path: max(getattr(stem, what) for stem in song.sound) for song in songs if song.sound}
-        if not values:
-            return
-        usual = collections.Counter(values.values()).most_common(1)[0][0]
+        values = {song.path: _usual(getattr(stem, what) for stem in song.sound) for song in songs if song.sound}
+        usual = _usual(values.values())
         for path, value in values.items():
             if value != usual:
                 yield Problem("warning", str(path), f"{value}{unit}, most songs have {usual}", fix)
+
+
+def _usual(values: Iterable[int]) -> int | None:
+    """The most frequent value; None of none."""
+    return next((value for value, _ in collections.Counter(values).most_common(1)), None)
