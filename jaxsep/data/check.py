@@ -7,6 +7,7 @@ Understands what `jaxsep.data.tracks` reads: stem folders, `<root>/<split>/<trac
 import collections
 import dataclasses
 import os
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -224,13 +225,10 @@ def _set_problems(songs: Sequence[Song]) -> Iterator[Problem]:
                 severity: Severity = "warning" if name == MIXTURE else "error"
                 yield Problem(severity, str(song.path), f"no stem {name!r}, which other songs have", f"add {name}.wav")
     for what, unit, fix in (("rate", " Hz", "resample it"), ("channels", " channels", "check that it was meant to be")):
-        values = {song.path: _usual(getattr(stem, what) for stem in song.sound) for song in songs if song.sound}
-        usual = _usual(values.values())
+        values = {
+            song.path: statistics.mode(getattr(stem, what) for stem in song.sound) for song in songs if song.sound
+        }
+        usual = statistics.mode(values.values()) if values else 0
         for path, value in values.items():
             if value != usual:
                 yield Problem("warning", str(path), f"{value}{unit}, most songs have {usual}", fix)
-
-
-def _usual(values: Iterable[int]) -> int | None:
-    """The most frequent value; None of none."""
-    return next((value for value, _ in collections.Counter(values).most_common(1)), None)
