@@ -45,9 +45,12 @@ def write(path: Path, wave: np.ndarray, format: str, bits: int | str | None = No
     return path
 
 
-def encode(path: Path, wave: np.ndarray, codec: str, rate: int = RATE, container=None, **options: str) -> Path:
-    """Encodes with PyAV what audio.py only reads."""
+def encode(
+    path: Path, wave: np.ndarray, codec: str, rate: int = RATE, container=None, title="", **options: str
+) -> Path:
+    """Encodes with PyAV what is only read by the suite."""
     with av.open(str(path), "w", options=container or {}) as out:
+        out.metadata["title"] = title
         stream = out.add_stream(codec, rate=rate, layout="stereo" if wave.shape[1] == 2 else "mono", options=options)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.T), "fltp", stream.layout.name)
         frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
@@ -525,7 +528,8 @@ def test_priming_is_skipped_as_the_edit_list_says(tmp_path, m4a, priming):
     path = tmp_path / "a.m4a"
     path.write_bytes(data)
     whole, _ = audio.read(path)
-    np.testing.assert_allclose(whole[5_000:], audio.read(m4a)[0][5_000 + priming - 1024 :], atol=1e-6)
+    expected = audio.read(m4a)[0][5_000 + priming - 1024 :][:50_000]
+    np.testing.assert_allclose(whole[5_000:][: len(expected)], expected, atol=1e-6)
     for start in (0, 1, 5_000, 30_001, len(whole) - 100):
         np.testing.assert_array_equal(audio.read_segment(path, start, 100), whole[start : start + 100])
 
@@ -543,8 +547,9 @@ def test_decoding_equals_ffmpegs(tmp_path, name, codec, rate):
     path = encode(tmp_path / name, tone(40_000, rate), codec, rate=rate)
     back, got = audio.read(path)
     reference = by_ffmpeg(path, 2)
-    assert got == rate and back.shape == reference.shape
-    np.testing.assert_allclose(back, reference, atol=1e-6)
+    missing = len(reference) - len(back)  # from FFmpeg 9 on the end of the last AAC frame is cut as its edit list says
+    assert got == rate and (0 <= missing < 1024 if codec == "aac" else missing == 0)
+    np.testing.assert_allclose(back, reference[: len(back)], atol=1e-6)
     np.testing.assert_array_equal(audio.read_segment(path, 20_001, 500, "float32"), back[20_001:20_501])
 
 
@@ -594,6 +599,15 @@ def test_a_stem_that_ends_early_is_an_error(tmp_path):
             out.mux(stream.encode(None))
     with pytest.raises(JaxsepError, match=r"a\.stem\.mp4: .*expected 9216 samples .* found 5120"):
         audio.read_stems(path)
+
+
+def test_tags_of_any_encoding_are_passed_over(tmp_path):
+    path = encode(tmp_path / "a.m4a", tone(5_000), "aac", title="Bjork")
+    whole, _ = audio.read(path)
+    data = path.read_bytes()
+    assert b"Bjork" in data
+    path.write_bytes(data.replace(b"Bjork", b"Bj\xf6rk"))
+    np.testing.assert_array_equal(audio.read(path)[0], whole)
 
 
 # Bad input
@@ -650,10 +664,12 @@ def test_truncated_ogg_is_an_error(tmp_path):
 def test_truncated_mp4_and_matroska_are_errors(tmp_path):
     wave = noise(2 * RATE)
     front = encode(tmp_path / "front.m4a", wave, "aac", container={"movflags": "faststart"})
-    with audio.open_audio(front) as reader:
-        length = reader.length
     back, matroska = encode(tmp_path / "back.m4a", wave, "aac"), encode(tmp_path / "a.mka", wave, "flac")
-    for path, message in ((front, f"expected {length} samples"), (back, "damaged or truncated"), (matroska, "found")):
+    for path, message in (
+        (front, r"expected \d+ samples .* found \d"),
+        (back, "damaged or truncated"),
+        (matroska, "found"),
+    ):
         os.truncate(path, path.stat().st_size // 2)
         with pytest.raises(JaxsepError, match=rf"{path.name}: .*{message}"):
             audio.read(path)

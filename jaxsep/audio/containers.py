@@ -105,8 +105,10 @@ def open_container(path: Path) -> Any:
     """PyAV's container; an absolute path, so that a colon in a name is not taken for a protocol."""
     import av
 
+    # Before version 19 a tag that is not UTF-8 would be an error.
+    options: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
     with decoding(path):
-        return av.open(os.path.abspath(path), metadata_errors="ignore")
+        return av.open(os.path.abspath(path), **options)
 
 
 @contextlib.contextmanager
