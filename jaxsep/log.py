@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +33,6 @@ class MetricsFile:
         try:
             fresh.write_text("".join(kept))
             fresh.replace(path)
-            self._file = path.open("a")
         except OSError as error:
             raise _unwritable(path, error) from None
 
@@ -45,14 +44,15 @@ class MetricsFile:
         """
         line = {"step": step, "kind": kind, **numbers, "time": {"unix": round(time.time(), 3), **clock}}
         try:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise _unwritable(self.path, error) from None
 
     def sync(self) -> None:
-        """Lines are on the disk before the checkpoint that relies on them."""
-        os.fsync(self._file.fileno())
+        """Brings the lines to the disk, before the checkpoint that relies on them."""
+        with self.path.open("a") as file:
+            os.fsync(file.fileno())
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -99,16 +99,16 @@ class Window:
 class Progress:
     """A bar on a terminal, plain lines elsewhere: loss, SDR, examples per second, input wait, time left."""
 
-    def __init__(self, step: int, steps: int, batch_size: int, out: TextIO = sys.stdout):
-        self.out, self.steps, self.batch_size = out, steps, batch_size
+    def __init__(self, step: int, steps: int, batch_size: int, out: Any = None):
+        self.out, self.steps, self.batch_size = out or sys.stdout, steps, batch_size
         self._first, self._start = step, time.perf_counter()
         self._line_step, self._line_time, self._waited = step, self._start, 0.0
         self.shown: dict[str, float] = {}
         self._bar = None
-        if out.isatty():
+        if self.out.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=steps, initial=step, unit="step", file=out, dynamic_ncols=True)
+            self._bar = tqdm(total=steps, initial=step, unit="step", file=self.out, dynamic_ncols=True)
 
     def waited(self, seconds: float) -> None:
         """Adds time that a step spent waiting for its batch."""

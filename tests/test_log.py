@@ -1,0 +1,149 @@
+"""What a run tells, and what is left of it after a kill."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+
+from jaxsep import log
+from jaxsep.types import JaxsepError
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def filled(path):
+    metrics = log.MetricsFile(path, 0)
+    for step in (2, 4, 6):
+        metrics.write(step, "train", {"loss": 1 / step}, {"seconds": 0.5})
+    metrics.write(6, "valid", {"sdr": 3.0}, {})
+    return path
+
+
+def test_one_object_per_line_with_the_clock_under_time(tmp_path):
+    first, *_, last = lines(filled(tmp_path / "metrics.jsonl"))
+    assert list(first) == ["step", "kind", "loss", "time"]
+    assert (first["step"], first["kind"], first["loss"], first["time"]["seconds"]) == (2, "train", 0.5, 0.5)
+    assert last["kind"] == "valid" and last["sdr"] == 3.0
+
+
+def test_lines_beyond_the_checkpoint_are_dropped(tmp_path):
+    path = filled(tmp_path / "metrics.jsonl")
+    kept = path.read_text().splitlines()[:2]
+    metrics = log.MetricsFile(path, 5)
+    assert path.read_text().splitlines() == kept
+    metrics.write(6, "train", {"loss": 0.25}, {})
+    assert [line["step"] for line in lines(path)] == [2, 4, 6]
+    log.MetricsFile(path, 6)
+    assert [line["step"] for line in lines(path)] == [2, 4, 6]
+    log.MetricsFile(path, 0)
+    assert path.read_text() == ""
+
+
+@pytest.mark.parametrize("cut", [1, 2, 10])
+def test_a_torn_last_line_is_dropped(tmp_path, cut):
+    path = filled(tmp_path / "metrics.jsonl")
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert [line["step"] for line in log.read_metrics(path)] == [2, 4, 6]
+    log.MetricsFile(path, 6).write(8, "train", {"loss": 0.0}, {})
+    assert [line["step"] for line in lines(path)] == [2, 4, 6, 8]
+
+
+def test_another_damaged_line_is_named(tmp_path):
+    path = filled(tmp_path / "metrics.jsonl")
+    path.write_text(path.read_text().replace('{"step": 4', '{"step: 4'))
+    with pytest.raises(JaxsepError, match=r"metrics\.jsonl, line 2: not a line of metrics"):
+        log.MetricsFile(path, 6)
+
+
+def test_unwritable_metrics(tmp_path):
+    with pytest.raises(JaxsepError, match=r"metrics\.jsonl: cannot be written"):
+        log.MetricsFile(tmp_path / "missing" / "metrics.jsonl", 0)
+
+
+def test_a_window_goes_on_where_its_state_was_saved():
+    whole, first = log.Window(), log.Window()
+    values = [0.1, 0.7, -3.0]
+    for value in values:
+        whole.add({"loss": value, "loss/vocals": 2 * value})
+    first.add({"loss": 0.1, "loss/vocals": 0.2})
+    second = log.Window(json.loads(json.dumps(first.state())))
+    for value in values[1:]:
+        second.add({"loss": value, "loss/vocals": 2 * value})
+    taken = whole.take()
+    assert second.take() == taken
+    assert taken["loss"] == (0.1 + 0.7 + -3.0) / 3
+    whole.add({"loss": 5.0})
+    assert whole.take() == {"loss": 5.0}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_plain_lines_where_there_is_no_terminal(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(log.time, "perf_counter", lambda: now[0])
+    out = io.StringIO()
+    progress = log.Progress(10, 40, 4, out)
+    for step in (11, 12):
+        now[0] += 1.0
+        progress.waited(0.25)
+        progress.step(step, loss=0.5)
+    progress.line(12)
+    progress.valid(12, 7.25)
+    progress.step(13)
+    progress.line(13)
+    progress.close()
+    printed = out.getvalue().splitlines()
+    assert printed[0] == "step 12/40  loss 0.5  4.0 examples/s  input wait 25%  eta 0:00:28"
+    assert printed[1] == "step 12/40  validation SDR 7.25 dB"
+    assert printed[2].startswith("step 13/40  loss 0.5  sdr 7.25  ")
+
+
+def test_a_bar_on_a_terminal():
+    out = Terminal()
+    progress = log.Progress(10, 40, 4, out)
+    progress.step(20, loss=0.5)
+    progress.valid(20, 7.25)
+    progress.line(20)
+    progress.close()
+    last = out.getvalue().split("\r")[-1]
+    for text in ("20/40", "50%", "loss=0.5", "sdr=7.25", "ex/s=", "wait=", "<"):
+        assert text in last, last
+
+
+def test_time_spent_elsewhere_is_left_out(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(log.time, "perf_counter", lambda: now[0])
+    progress = log.Progress(0, 10, 8, io.StringIO())
+    now[0] += 50  # compiling
+    progress.skip(0)
+    now[0] += 2
+    progress.waited(0.5)
+    clock = progress.line(4)
+    assert clock == {"seconds": 2.0, "examples_per_second": 16.0, "input_wait": 0.25}
+
+
+def test_the_picture_has_a_line_where_the_tone_is():
+    rate, frame = 8000, 1024
+    tone = np.sin(2 * np.pi * 1000 * np.arange(rate) / rate).astype(np.float32)
+    picture = log.picture(np.stack([tone, tone], axis=1), frame)
+    assert picture.shape == (frame // 2 + 1, 16) and picture.dtype == np.float32
+    assert picture.min() >= 0 and picture.max() <= 1
+    row = frame // 2 - 1000 * frame // rate  # low frequencies at the bottom
+    middle = picture[:, 8]
+    assert middle.argmax() == row and middle[row] > 0.99 and middle[row - 100] < 0.1 and middle[row + 100] < 0.1
+
+
+def test_tensorboard_gets_scalars_audio_and_pictures(tmp_path):
+    board = log.TensorBoard(tmp_path, 8000)
+    board.scalars(3, "train", {"loss": 0.5})
+    board.excerpt(3, {"vocals/estimate": np.zeros((8000, 2), np.float32)})
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    written = events.read_bytes()
+    for text in (b"train/loss", b"vocals/estimate", b"vocals/estimate/spectrogram", b"RIFF", b"PNG"):
+        assert text in written, text
