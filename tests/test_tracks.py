@@ -222,11 +222,11 @@ def test_a_thousand_songs_open_in_seconds(tmp_path):
 
 def test_built_in_songs_are_made_once_in_the_run_folder(tmp_path):
     cfg = data("", "builtin")
-    cfg.songs = {"train": 2, "valid": 1, "test": 1, "seconds": 2.0, "seed": 3}
+    cfg.songs = {"train": 2, "valid": 1, "test": 1, "seconds": 4.0, "seed": 3}
     songs = {split: open_tracks(cfg, split, tmp_path) for split in ("train", "valid", "test")}
     assert {split: len(tracks) for split, tracks in songs.items()} == {"train": 2, "valid": 1, "test": 1}
     assert len({track.name for tracks in songs.values() for track in tracks}) == 4
-    assert all(track.length == 88200 and track.rate == 44100 for track in songs["train"])
+    assert all(track.length == 176_400 and track.rate == 44100 for track in songs["train"])
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "songs").rglob("*.wav")}
     assert len(written) == 16
     open_tracks(cfg, "train", tmp_path)

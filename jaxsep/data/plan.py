@@ -18,7 +18,9 @@ from jaxsep.types import JaxsepError
 TRACK, START, GAIN, SIGN, SWAP = range(5)
 
 
-def random_bits(seed: int, numbers: UInt64[np.ndarray, "b 1"], stems: UInt64[np.ndarray, " k"], purpose: int):
+def random_bits(
+    seed: int, numbers: UInt64[np.ndarray, "b 1"], stems: UInt64[np.ndarray, " k"], purpose: int
+) -> UInt64[np.ndarray, "b k"]:
     """64 random bits for each (sample number, stem), uint64 [b k]."""
     state = np.zeros((1, 1), np.uint64)
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
