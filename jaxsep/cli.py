@@ -1,6 +1,8 @@
 """The `jaxsep` command. Each subcommand is a thin door to its room, which is imported when it is entered."""
 
 import argparse
+import dataclasses
+import io
 import json
 import os
 import sys
@@ -28,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments without the program's name; None = those of this process.
     """
     args = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: no file name ends the work
     try:
         status = args.door(args)
         sys.stdout.flush()
@@ -62,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     example.add_argument("folder", metavar="DIR", type=Path)
     synth = _add(rooms, "synth", _synth, "write the built-in songs as a data set")
     synth.add_argument("folder", metavar="DIR", type=Path)
+    for split in ("train", "valid", "test"):
+        synth.add_argument(f"--{split}", type=int, metavar="N", help=f"songs in {split}/")
+    synth.add_argument("--seconds", type=float, default=30.0, help="length of each song; default: 30")
+    synth.add_argument("--seed", type=int, default=0, help="of the set; default: 0")
     check = _add(rooms, "check", _check, "list all problems of a data set at once")
     check.add_argument("folder", metavar="DIR", type=Path)
     _add_json(check)
@@ -244,12 +252,16 @@ def _example(args: argparse.Namespace) -> int:
 def _synth(args: argparse.Namespace) -> int:
     from jaxsep.data import synth
 
-    synth.render_songs(args.folder)
+    counts = {split: getattr(args, split) for split in synth.COUNTS if getattr(args, split) is not None}
+    synth.render_songs(args.folder, synth.COUNTS | counts, args.seconds, args.seed)
+    print(args.folder)
     return 0
 
 
 def _check(args: argparse.Namespace) -> int:
     from jaxsep.data import check
 
-    check.check(args.folder)
-    return 0
+    problems = check.check(args.folder)
+    found = [dataclasses.asdict(problem) for problem in problems]
+    print(json.dumps(found, indent=2) if args.json else check.render(problems))
+    return 1 if any(problem.severity == "error" for problem in problems) else 0

@@ -51,7 +51,8 @@ def test_separating_imports_no_tensorflow(tmp_path):
 def test_help_is_fast():
     def seconds():
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "jaxsep.cli", "--help"], check=True, capture_output=True)
+        done = python("from jaxsep import cli; cli.main()", "--help")
+        assert "usage: jaxsep" in done.stdout
         return time.perf_counter() - begun
 
     assert min(seconds() for _ in range(5)) < 0.5
@@ -169,6 +170,17 @@ def test_a_reader_that_leaves_ends_the_command_quietly():
     assert done.returncode == 141 and done.stderr == ""
 
 
+def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    code = "from jaxsep import cli; raise SystemExit(cli.main())"
+    done = python(code, "data", "check", tmp_path / "音楽", env=environment)
+    assert done.returncode == 2 and "\\u97f3" in done.stderr
+    folder = tmp_path / "音楽"
+    (folder / "train/ö").mkdir(parents=True)
+    done = python(code, "data", "check", folder, env=environment)
+    assert done.returncode == 1 and "train/\\xf6" in done.stdout
+
+
 def test_models_as_table_and_json(monkeypatch, capsys):
     row = {
         "name": "spleeter",
@@ -191,6 +203,29 @@ def test_models_as_table_and_json(monkeypatch, capsys):
         "spleeter", "4stems", "2020", "39,294,996", "vocals,drums", "44100", "configs/spleeter.py:4stems",
     ]  # fmt: skip
     assert head.index("params") == line.index("39,294,996")
+
+
+# --- data
+
+
+def test_data_synth_writes_what_is_asked_for(tmp_path, capsys):
+    folder = tmp_path / "songs"
+    line = f"data synth {folder} --train 1 --valid 0 --test 1 --seconds 8 --seed 5".split()
+    assert cli.main(line) == 0 and capsys.readouterr().out.strip() == str(folder)
+    assert [len(list((folder / split).glob("*/vocals.wav"))) for split in ("train", "test")] == [1, 1]
+    assert json.loads((folder / "songs.json").read_text())["seed"] == 5
+    assert cli.main([*line[:-1], "6"]) == 2 and "made with" in capsys.readouterr().err
+
+
+def test_data_check_lists_problems_and_its_status_tells(tmp_path, capsys):
+    (tmp_path / "train/song").mkdir(parents=True)
+    (tmp_path / "train/song/vocals.wav").touch()
+    assert cli.main(["data", "check", str(tmp_path)]) == 1
+    assert "train/song/vocals.wav" in capsys.readouterr().out
+    assert cli.main(["data", "check", str(tmp_path), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert any(row["path"] == "train/song/vocals.wav" and row["severity"] == "error" for row in found)
+    assert cli.main(["data", "check", str(tmp_path / "missing")]) == 2
 
 
 # --- doctor
