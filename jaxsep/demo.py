@@ -72,7 +72,9 @@ def _stage(title: str, command: Sequence[str], quiet: bool = False) -> None:
     program = [sys.executable] if command[0] == "python" else [sys.executable, "-c", CLI]
     status = subprocess.run([*program, *command[1:]], cwd=ROOT, stdout=output).returncode
     if status:
-        raise JaxsepError(f"stage {title} ended with status {status}; the same command goes on where it stopped")
+        raise JaxsepError(
+            f"stage {title} ended with status {status}, see above; run again, the demo goes on from there"
+        )
 
 
 def _report(workdir: Path, excerpt: Path | None, notes: Sequence[str], commands: Sequence[str]) -> Path:

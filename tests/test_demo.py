@@ -126,6 +126,7 @@ def test_strange_arguments_are_refused(capsys):
 def test_the_whole_demo_runs_and_goes_on(tmp_path):
     songs = ("--config.data.songs.train=2", "--config.data.songs.valid=1", "--config.data.songs.test=1")
     small = (*songs, "--config.data.songs.seconds=12.0", "--config.steps=4", "--config.eval_every=2")
+    small += ("--config.optim.schedule.warmup=1",)
     command = [sys.executable, "-m", "jaxsep.demo", f"--workdir={tmp_path}", *small, "--config.model.channels=(4,8)"]
     for _ in range(2):
         done = subprocess.run(command, cwd=demo.ROOT, capture_output=True, text=True)
