@@ -186,6 +186,8 @@ class Model:
         for chunk in self._at_rate(counted(), rate, channels, recipe):
             chunk = chunk[:, : entered - left]
             left += chunk.shape[1]
+            if not chunk.size:
+                continue  # what the resampler has beyond the end
             if not np.isfinite(chunk).all():
                 raise JaxsepError(f"the model returned NaN or infinity before {left / rate:.1f} s; train it again")
             yield (chunk * scale + mean).astype(np.float32) if recipe.standardise else chunk

@@ -106,8 +106,11 @@ def separate_files(
     if not jobs:
         return failures
     _check_paths(jobs, force)
-    for rate, channels in sorted({(job.rate, job.channels) for job in jobs}):
-        encoding.check(rate, channels)
+    for job in {(job.rate, job.channels): job for job in jobs}.values():
+        try:
+            encoding.check(job.rate, job.channels)
+        except JaxsepError as error:
+            raise JaxsepError(f"{job.path}: {error}") from None
     _check_writable(Path(out))
     model = load(run, checkpoint, device)
     say(f"separating with {config.name}:{config.variant} of {run} on {devices.describe(chosen, device)}")

@@ -178,15 +178,17 @@ def resample_stream(blocks: Iterable[Wave], source: int, target: int, channels: 
     resampler = Resampler(source, target, channels)
     fed = left = 0
 
-    def cut(block: Wave) -> Wave:
-        nonlocal left
-        kept = block[: -(-fed * target // source) - left]
-        left += len(kept)
-        return kept
+    def resampled() -> Iterator[Wave]:
+        nonlocal fed
+        for block in blocks:
+            fed += len(block)
+            yield resampler.push(block)
+        # The filter takes what follows the end for silence; some of it spelt out makes its rounded length enough.
+        yield resampler.push(np.zeros((source // target + 2, channels), np.float32))
+        yield resampler.finish()
 
-    for block in blocks:
-        fed += len(block)
-        yield cut(resampler.push(block))
-    # The filter takes what follows the end for silence; some of it spelt out makes its rounded length enough.
-    yield cut(resampler.push(np.zeros((source // target + 2, channels), np.float32)))
-    yield cut(resampler.finish())
+    for block in resampled():
+        block = block[: -(-fed * target // source) - left]
+        left += len(block)
+        if len(block):
+            yield block

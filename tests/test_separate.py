@@ -117,6 +117,20 @@ def test_stems_are_written_as_long_and_wide_as_the_song(bench, tmp_path, channel
     assert soundfile.info(bench.out / "song/vocals.wav").subtype == "PCM_24"
 
 
+@pytest.mark.parametrize("rate", [5_512, 22_050, 96_000])
+@pytest.mark.parametrize("clip", ["rescale", "clamp"])
+def test_stems_keep_the_rate_of_the_song(bench, tmp_path, rate, clip):
+    seconds = np.arange(rate // 2) / rate
+    tone = np.sin(2 * np.pi * 440 * seconds) * np.hanning(rate // 2)
+    wave = song(tmp_path / "song.wav", np.stack([tone, -tone], 1).astype(np.float32), rate)
+    assert bench.separate(tmp_path / "song.wav", residual=True, encoding=Encoding.choose(clip=clip)) == 0
+    stems = [soundfile.read(bench.out / path, always_2d=True) for path in bench.files()]
+    assert all(found == rate for _, found in stems)
+    np.testing.assert_allclose(sum(stem for stem, _ in stems), wave, atol=5 * STEP)
+    vocals, _ = soundfile.read(bench.out / "song/vocals.wav")
+    np.testing.assert_allclose(vocals, wave / 2, atol=1e-3)
+
+
 def test_folders_are_searched_and_mirrored_and_the_model_is_loaded_once(bench, tmp_path):
     music = tmp_path / "Müsik 音楽"
     song(music / "a b.wav", noise(seed=1))
@@ -391,7 +405,7 @@ def test_an_unwritable_folder_is_found_before_the_work(bench, tmp_path):
 
 def test_the_encoder_is_tried_before_the_work(bench, tmp_path):
     song(tmp_path / "song.wav", noise(), rate=96_000)
-    with pytest.raises(JaxsepError, match="mp3 cannot hold 96000 Hz"):
+    with pytest.raises(JaxsepError, match=r"song\.wav: mp3 cannot hold 96000 Hz"):
         bench.separate(tmp_path / "song.wav", encoding=Encoding.choose("mp3"))
     song(tmp_path / "six.wav", noise(channels=6))
     with pytest.raises(JaxsepError, match="mp3 holds at most 2 channels"):
