@@ -187,9 +187,9 @@ def test_track_statistics_are_those_of_the_mono_mix():
     assert track_statistics([np.zeros((10, 2), np.float32)]) == (0.0, 1e-8)
 
 
-@pytest.mark.parametrize("rate", [22_050, 48_000, 96_000])
+@pytest.mark.parametrize("rate", [22_050, 48_000, 192_000])
 def test_resampled_stream_is_aligned_and_its_length_exact(rate):
-    for length in (1, 3, 5_001):
+    for length in (*range(1, 10), 5_001):
         assert sum(map(len, resample_stream([noise(length)], rate, 44_100, 2))) == -(-length * 44_100 // rate)
     seconds = np.arange(rate // 2) / rate
     wave = np.stack([np.sin(2 * np.pi * 440 * seconds), np.cos(2 * np.pi * 997 * seconds)], 1).astype(np.float32)
