@@ -211,7 +211,7 @@ class Model:
         separate = functools.partial(
             separate_stream,
             functools.partial(self._apply, halve=recipe.batch_size is None),
-            segment=round(recipe.segment * self.sample_rate) if recipe.segment else 0,
+            segment=max(1, round(recipe.segment * self.sample_rate)) if recipe.segment else 0,
             overlap=recipe.overlap,
             batch_size=recipe.batch_size or (AUTO_BATCH if accelerated else 1),
         )
