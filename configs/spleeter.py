@@ -17,9 +17,7 @@ study: mono, L2, learning rate halved on milestones; at 22,050 Hz the same for s
 built-in songs, minutes on two cores); `excerpt` (paper width, fitted to one short real excerpt).
 """
 
-from ml_collections import ConfigDict
-
-from jaxsep.config import choose, defaults
+from jaxsep.config import Config, choose, defaults
 
 # variant -> trainable parameters of the published implementation (9,823,749 per instrument), None where there is none
 VARIANTS = {
@@ -38,23 +36,20 @@ VARIANTS = {
 FRAMES = 512  # T: frames that the net sees at a time
 
 
-def get_config(variant: str = "4stems") -> ConfigDict:
+def get_config(variant: str = "4stems") -> Config:
     """The config of a variant, locked."""
     choose(VARIANTS, variant, "variant of configs/spleeter.py")
-    config = defaults()
+    config: Config = defaults()
     config.name, config.variant = "spleeter", variant
     config.paper.title = "Spleeter: a fast and efficient music source separation tool with pre-trained models"
     config.paper.year = 2020
     config.paper.url = "https://doi.org/10.21105/joss.02154"
     config.paper.score = "released 4stems on MUSDB18 test: V 6.55 D 5.93 B 5.10 O 4.24 (mask), other training data"
     config.seed = 3
-    config.model = {
-        "name": "spleeter",
-        "channels": (16, 32, 64, 128, 256, 512),
-        "activation": "elu",
-        "batch_norm": "frozen",  # as the published code trains, see the net's docstring
-        "dropout": 0.0,
-    }
+    config.model.name = "spleeter"
+    config.model.channels = (16, 32, 64, 128, 256, 512)
+    config.model.activation = "elu"
+    config.model.batch_norm, config.model.dropout = "frozen", 0.0  # as the published code trains, see the net
     config.per_source = True
     config.front.bins = 1024
     config.loss.name = "l1"
@@ -83,14 +78,14 @@ def get_config(variant: str = "4stems") -> ConfigDict:
     return config.lock()
 
 
-def _frames(config: ConfigDict, frames: int) -> None:
+def _frames(config: Config, frames: int) -> None:
     """Training crops and separation segments of exactly so many frames, of which the front end pads `frame / hop`."""
     config.block = frames
     config.data.segment = frames * config.front.hop - config.front.frame
     config.inference.segment = config.data.segment / config.sample_rate
 
 
-def _report(config: ConfigDict, variant: str) -> None:
+def _report(config: Config, variant: str) -> None:
     """The study: mono, 1,536 of 2,048 bins (16,537 Hz), L2, batch 2 twice accumulated, halved every 50 epochs."""
     config.channels = 1
     config.front.bins = 1536
@@ -111,7 +106,7 @@ def _report(config: ConfigDict, variant: str) -> None:
     _frames(config, FRAMES)
 
 
-def _demo(config: ConfigDict) -> None:
+def _demo(config: Config) -> None:
     """Built-in songs, a quarter of the width and four levels instead of six: minutes on two cores."""
     config.seed = 0
     config.data.source = "builtin"
@@ -127,7 +122,7 @@ def _demo(config: ConfigDict) -> None:
     _frames(config, 64)
 
 
-def _excerpt(config: ConfigDict) -> None:
+def _excerpt(config: Config) -> None:
     """Paper width on one short song, the stems' sum as the mixture, no augmentation: how far the net can follow."""
     config.data.source = "folder"
     config.data.batch_size = 1

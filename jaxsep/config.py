@@ -18,8 +18,10 @@ from ml_collections import ConfigDict
 
 from jaxsep.types import JaxsepError
 
+Config = Any  # an ml_collections ConfigDict; type checkers cannot see its keys
 
-def defaults() -> ConfigDict:
+
+def defaults() -> Config:
     """Every key with the value it has unless a paper says otherwise.
 
     Durations are in steps of the optimiser, `data.segment` in samples at `sample_rate`, `inference.segment` in
@@ -125,7 +127,7 @@ def load_module(path: str | Path):
     return module
 
 
-def load_config(spec: str | Path) -> ConfigDict:
+def load_config(spec: str | Path) -> Config:
     """The config of `path.py` or `path.py:variant`.
 
     Raises:
@@ -162,7 +164,7 @@ def construct(table: Mapping[str, Any], spec: Mapping[str, Any] | ConfigDict, wh
         JaxsepError: an unknown name, or a key that is not a field of the class.
     """
     values = {key: _frozen(value) for key, value in spec.items() if key != "name"}
-    cls = choose(table, spec["name"], f"{what}.name")
+    cls = choose(table, str(spec["name"]), f"{what}.name")
     fields = [f.name for f in dataclasses.fields(cls) if f.init and f.name not in ("parent", "name")]
     for key in values:
         if key not in fields:
@@ -209,7 +211,7 @@ def parse_stems(text: str) -> tuple[str, ...]:
     return tuple(parse_sources(text))
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Config) -> None:
     """What no single part of the config can see.
 
     Raises:
@@ -227,17 +229,17 @@ def check(config: ConfigDict) -> None:
             raise JaxsepError(f"{key}={config[key]}: expected 1 or more")
 
 
-def to_json(config: ConfigDict) -> str:
+def to_json(config: Config) -> str:
     """The config as indented JSON with sorted keys."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
-def from_json(text: str) -> ConfigDict:
+def from_json(text: str) -> Config:
     """The locked config that `to_json` wrote."""
     return ConfigDict(json.loads(text)).lock()
 
 
-def run_config(workdir: str | Path) -> ConfigDict:
+def run_config(workdir: str | Path) -> Config:
     """The frozen config of a run folder.
 
     Raises:

@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
 from jaxsep import config as configs
 from jaxsep.types import JaxsepError, Separation
@@ -96,7 +95,7 @@ class Separator(nn.Module):
         return out[:, :, :length]
 
 
-def build(config: ConfigDict) -> Separator:
+def build(config: configs.Config) -> Separator:
     """The separator that a config describes.
 
     Raises:
