@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 
 def evaluate(options: argparse.Namespace, command: str) -> str:

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxsep import integrity
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 FOLDER = "checkpoints"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsep import __version__
+from jaxsep.errors import JaxsepError
 
 SEPARATE = """\
 Separates audio files, and all audio files in folders, with the model of one training run.
@@ -42,11 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output left, as `head` does; nothing more can be said to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ValueError, OSError) as error:
-        from jaxsep.types import JaxsepError  # brings JAX along
-
-        if not isinstance(error, JaxsepError):
-            raise
+    except JaxsepError as error:
         print(f"jaxsep: error: {error}", file=sys.stderr)
         return 2
 

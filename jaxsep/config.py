@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 Config = Any  # an ml_collections ConfigDict; type checkers cannot see its keys
 

@@ -23,9 +23,9 @@ from jaxsep import audio
 from jaxsep.config import parse_sources, parse_stems, run_config
 from jaxsep.data import example
 from jaxsep.data.tracks import open_tracks, to_float
+from jaxsep.errors import JaxsepError
 from jaxsep.report.page import write_page
 from jaxsep.report.panels import Song
-from jaxsep.types import JaxsepError
 
 ROOT = Path(__file__).resolve().parent.parent
 CLI = "import sys; from jaxsep.cli import main; sys.exit(main())"  # `jaxsep`, wherever it is installed

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 Device = Any  # jax.Device, a variable to type checkers
 KINDS = ("cpu", "gpu", "tpu")

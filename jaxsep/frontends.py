@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Complex, Float
 
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 # Periodic windows on [0, 1): sampled at i / frame they are what scipy calls fftbins=True.
 WINDOWS = {
@@ -62,9 +62,7 @@ class Stft(nn.Module):
             padded = _reflect(wave, self.frame // 2)[..., :covered]
         # A frame is frame/hop consecutive blocks of hop samples: slices of one reshape, no gather.
         blocks = padded.reshape(*padded.shape[:-1], -1, self.hop)
-        framed = jnp.concatenate(
-            [blocks[..., k : k + count, :] for k in range(self.frame // self.hop)], axis=-1
-        )
+        framed = jnp.concatenate([blocks[..., k : k + count, :] for k in range(self.frame // self.hop)], axis=-1)
         return jnp.moveaxis(jnp.fft.rfft(framed * window), -3, -1)
 
     def crop(self, latent: Complex[Array, "*b n f c"]) -> Complex[Array, "*b n g c"]:
@@ -90,17 +88,13 @@ class Stft(nn.Module):
     def _checked_window(self) -> np.ndarray:
         """The window, float32 [frame]. Fields are checked here: linen modules are built unchecked."""
         if self.window not in WINDOWS:
-            raise JaxsepError(
-                f"front.window={self.window!r} is unknown, expected one of {', '.join(WINDOWS)}"
-            )
+            raise JaxsepError(f"front.window={self.window!r} is unknown, expected one of {', '.join(WINDOWS)}")
         if self.padding not in ("left", "reflect"):
             raise JaxsepError(f"front.padding={self.padding!r} is unknown, expected left or reflect")
         if self.frame < 2 or self.frame % 2 or self.hop < 1 or self.frame % self.hop:
             raise JaxsepError(f"front: frame={self.frame} must be even and a multiple of hop={self.hop}")
         if self.bins is not None and not 1 <= self.bins <= self.frame // 2 + 1:
-            raise JaxsepError(
-                f"front.bins={self.bins}: a frame of {self.frame} has 1 to {self.frame // 2 + 1} bins"
-            )
+            raise JaxsepError(f"front.bins={self.bins}: a frame of {self.frame} has 1 to {self.frame // 2 + 1} bins")
         window = WINDOWS[self.window](np.arange(self.frame) / self.frame)
         # The worst sample that decode divides by: anywhere under "left", under "reflect" the last one, which
         # lies up to hop samples beyond the middle of the last frame.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Complex, Float
 
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 ACTIVATIONS = {"sigmoid": jax.nn.sigmoid, "softmax": lambda y: jax.nn.softmax(y, axis=1), "relu": jax.nn.relu}
 
@@ -26,9 +26,7 @@ class Mask:
     def __post_init__(self):
         _one_of("head.activation", self.activation, ACTIVATIONS)
 
-    def __call__(
-        self, y: Float[Array, "b s n f c"], z: Complex[Array, "b n f c"]
-    ) -> Complex[Array, "b s n f c"]:
+    def __call__(self, y: Float[Array, "b s n f c"], z: Complex[Array, "b n f c"]) -> Complex[Array, "b s n f c"]:
         """Source latents from logits and the mixture latent."""
         return ACTIVATIONS[self.activation](y.astype(jnp.float32)) * z[:, None]
 
@@ -63,9 +61,7 @@ class RatioMask:
         energy = _energy(latents) if self.power == 2 else jnp.abs(latents) ** self.power
         mask = (energy + self.eps / latents.shape[1]) / (energy.sum(axis=1, keepdims=True) + self.eps)
         if missing and self.extension == "average":
-            above = jnp.broadcast_to(
-                mask.mean(axis=3, keepdims=True), (*mask.shape[:3], missing, mask.shape[4])
-            )
+            above = jnp.broadcast_to(mask.mean(axis=3, keepdims=True), (*mask.shape[:3], missing, mask.shape[4]))
             mask = jnp.concatenate([mask, above], axis=3)
         else:
             mask = jnp.pad(mask, [(0, 0), (0, 0), (0, 0), (0, missing), (0, 0)])
@@ -183,15 +179,11 @@ def _solve_hermitian(matrix: dict[tuple[int, int], Array], right: list[Array], r
             lower[i, k] = jnp.sqrt(jnp.maximum(rest.real, 0) + ridge) if i == k else rest / lower[k, k]
     forward: list[Array] = []
     for i in range(size):
-        forward.append(
-            (right[i] - sum((lower[i, m] * forward[m] for m in range(i)), start=0.0)) / lower[i, i]
-        )
+        forward.append((right[i] - sum((lower[i, m] * forward[m] for m in range(i)), start=0.0)) / lower[i, i])
     solved: list[Array] = []
     for i in reversed(range(size)):
         above = zip(range(i + 1, size), solved, strict=True)
-        solved.insert(
-            0, (forward[i] - sum((lower[m, i].conj() * u for m, u in above), start=0.0)) / lower[i, i]
-        )
+        solved.insert(0, (forward[i] - sum((lower[m, i].conj() * u for m, u in above), start=0.0)) / lower[i, i])
     return solved
 
 

@@ -18,9 +18,9 @@ from jaxtyping import Float
 
 from jaxsep import config as configs
 from jaxsep import devices
+from jaxsep.errors import JaxsepError
 from jaxsep.integrity import warn
 from jaxsep.streams import Stems, Wave, resample_stream, separate_stream, shifted_mean, track_statistics
-from jaxsep.types import JaxsepError
 
 MAX_CHANNELS = 32  # more columns than this are samples: an array given as [c t]
 MAX_SHIFT = 0.5  # seconds

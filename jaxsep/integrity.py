@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 SUMS = "SHA256SUMS"
 METADATA = "_CHECKPOINT_METADATA"

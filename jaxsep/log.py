@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 
 class MetricsFile:

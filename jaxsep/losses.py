@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxsep.config import construct
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 # Keeps ratios of energies finite: 80 dB below a signal of energy 1, that is below any audible second of
 # sound.

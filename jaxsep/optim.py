@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Float32, Int
 
 from jaxsep.config import choose
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 Schedule = Callable[[Int[Array, ""]], Float32[Array, ""]]
 

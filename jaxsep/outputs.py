@@ -12,8 +12,8 @@ from jaxtyping import Float
 
 from jaxsep.audio import FORMATS, check_writer, open_writer
 from jaxsep.config import choose
+from jaxsep.errors import JaxsepError
 from jaxsep.streams import Stems
-from jaxsep.types import JaxsepError
 
 FIELDS = ("track", "stem", "ext", "suffix", "model")
 RESIDUAL = "residual"

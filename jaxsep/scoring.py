@@ -27,9 +27,9 @@ from jaxsep import baselines
 from jaxsep import config as configs
 from jaxsep import workdir as workdirs
 from jaxsep.data.tracks import STEM_MP4
+from jaxsep.errors import JaxsepError
 from jaxsep.metrics import aggregate
 from jaxsep.metrics.song import Task, score_song
-from jaxsep.types import JaxsepError
 
 Separate = Callable[[np.ndarray, int], Mapping[str, np.ndarray]]
 

@@ -9,7 +9,8 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxsep import config as configs
-from jaxsep.types import JaxsepError, Separation
+from jaxsep.errors import JaxsepError
+from jaxsep.types import Separation
 
 
 class PerSource(nn.Module):

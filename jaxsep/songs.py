@@ -20,11 +20,11 @@ import numpy as np
 from jaxsep import config as configs
 from jaxsep import devices
 from jaxsep.audio import SUFFIXES, open_audio
+from jaxsep.errors import JaxsepError
 from jaxsep.inference import Model, Recipe, load
 from jaxsep.outputs import Encoding, Mixing, choose_outputs, name_output
 from jaxsep.progress import Progress
 from jaxsep.streams import Wave
-from jaxsep.types import JaxsepError
 
 SHOWN = 5  # names in a message about many files
 

@@ -18,9 +18,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from jaxsep.config import parse_sources
+from jaxsep.errors import JaxsepError
 from jaxsep.losses import Loss
 from jaxsep.optim import Optimiser
-from jaxsep.types import JaxsepError
 
 Batch = Mapping[str, Array | np.ndarray]  # {"mix": [b t c], "sources": [b s t c]}
 

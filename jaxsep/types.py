@@ -1,4 +1,4 @@
-"""Words shared by every room: the axis glossary, what a separator returns, and the error users see.
+"""Words shared by every room: the axis glossary and what a separator returns.
 
 Axes, by letter, in shapes and docstrings:
 
@@ -15,13 +15,6 @@ Frames stand before bins, complex values are complex64, waves are float32 with a
 from flax import struct
 from jax import Array
 from jaxtyping import Complex, Float
-
-
-class JaxsepError(ValueError):
-    """Something a user can mend: one line that names the file, key or shape and what to do.
-
-    The command line prints it without a traceback and exits with status 2.
-    """
 
 
 @struct.dataclass

@@ -18,10 +18,10 @@ from jaxtyping import Float
 from jaxsep import training
 from jaxsep.config import parse_sources, parse_stems
 from jaxsep.data.tracks import MIXTURE, Track
+from jaxsep.errors import JaxsepError
 from jaxsep.inference import Model
 from jaxsep.losses import Loss
 from jaxsep.metrics.sdr import framewise_sdr
-from jaxsep.types import JaxsepError
 
 EXCERPT = 10  # seconds of the first song, to look at and listen to
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsep import config as configs
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 # What a later start may change: how long, how often, and where the (same) data lies.
 CHANGEABLE = ("steps", "log_every", "eval_every", "save_every", "patience", "tensorboard", "data.root")

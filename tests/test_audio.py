@@ -19,7 +19,7 @@ import soxr
 from jaxsep import audio
 from jaxsep.audio import encoders, writer
 from jaxsep.audio.encoders import WavEncoder, mp3_bitrates
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 RATE = 44100
 LOSSLESS = [("wav", 16), ("wav", 24), ("wav", "32f"), ("flac", 16), ("flac", 24)]

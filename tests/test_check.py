@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from jaxsep.data import check, example
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 RATE, LENGTH = 8000, 4000
 STEMS = ("bass", "drums", "other", "vocals")

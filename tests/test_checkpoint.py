@@ -13,7 +13,7 @@ import pytest
 
 from jaxsep import integrity
 from jaxsep.checkpoint import Checkpoints, load_variables
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 
 def items(step, ema=True):
@@ -220,7 +220,7 @@ FULL_DISK = """
     import resource, signal, sys
     import jax.numpy as jnp, numpy as np
     from jaxsep.checkpoint import Checkpoints
-    from jaxsep.types import JaxsepError
+    from jaxsep.errors import JaxsepError
 
     small = {"params": {"w": jnp.zeros(10)}}
     large = {"params": {"w": jnp.asarray(np.random.default_rng(0).standard_normal(300_000, np.float32))}}

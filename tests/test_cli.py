@@ -13,8 +13,8 @@ import pytest
 
 import jaxsep
 from jaxsep import cli, devices, doctor, songs
+from jaxsep.errors import JaxsepError
 from jaxsep.outputs import Encoding
-from jaxsep.types import JaxsepError
 
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 HEAVY = ("jax", "tensorflow", "numpy", "soundfile", "av", "flax", "orbax", "musdb", "museval", "stempeg", "soxr")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxsep import config as configs
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 SPLEETER = "configs/spleeter.py"
 

@@ -12,9 +12,9 @@ import pytest
 import soundfile
 
 from jaxsep import scoring
+from jaxsep.errors import JaxsepError
 from jaxsep.metrics import museval
 from jaxsep.metrics.song import Task, score_song
-from jaxsep.types import JaxsepError
 
 RATE = 2000
 STEMS = ("vocals", "drums", "bass", "other")

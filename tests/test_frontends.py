@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.signal
 
+from jaxsep.errors import JaxsepError
 from jaxsep.frontends import FRONTS, Identity, Stft
-from jaxsep.types import JaxsepError
 
 FRAME, HOP = 64, 16
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsep.errors import JaxsepError
 from jaxsep.frontends import Stft
 from jaxsep.heads import HEADS, POSTS, Mask, RatioMask, Wiener
-from jaxsep.types import JaxsepError
 
 with warnings.catch_warnings():  # norbert imports by a path that scipy deprecates
     warnings.simplefilter("ignore", DeprecationWarning)

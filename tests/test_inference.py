@@ -12,9 +12,10 @@ import jaxsep
 from jaxsep import config as configs
 from jaxsep import devices, inference, separator
 from jaxsep.checkpoint import Checkpoints
+from jaxsep.errors import JaxsepError
 from jaxsep.inference import Model, Recipe
 from jaxsep.streams import rechunk, resample_stream, separate_stream, shifted_mean, track_statistics
-from jaxsep.types import JaxsepError, Separation
+from jaxsep.types import Separation
 
 SEGMENT = 1000
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxsep import log
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 
 def lines(path):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsep.errors import JaxsepError
 from jaxsep.losses import LOSSES, build, mel_filters
-from jaxsep.types import JaxsepError
 
 SPECTRAL = ("l1", "weighted_l1", "smooth_l1", "l2")
 

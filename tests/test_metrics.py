@@ -9,9 +9,9 @@ import av
 import numpy as np
 import pytest
 
+from jaxsep.errors import JaxsepError
 from jaxsep.metrics import aggregate, museval, sdr
 from jaxsep.metrics.song import Song, Task, score_song
-from jaxsep.types import JaxsepError
 
 reason = museval.unavailable()
 needs_museval = pytest.mark.skipif(reason is not None, reason=f"museval: {reason}")

@@ -6,8 +6,8 @@ import pytest
 
 from jaxsep import optim
 from jaxsep.config import defaults
+from jaxsep.errors import JaxsepError
 from jaxsep.precision import compute_dtype
-from jaxsep.types import JaxsepError
 
 
 def config(**values):

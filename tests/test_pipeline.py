@@ -18,7 +18,7 @@ from jaxsep.data.augment import tf
 from jaxsep.data.pipeline import Window, batches
 from jaxsep.data.plan import Planner, random_bits
 from jaxsep.data.tracks import open_tracks
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 STEMS = ("vocals", "drums", "bass")
 SOURCES = {"vocals": ("vocals",), "accompaniment": ("drums", "bass")}

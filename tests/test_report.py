@@ -14,11 +14,11 @@ import soundfile
 from matplotlib.image import imread
 
 from jaxsep.config import load_config, to_json
+from jaxsep.errors import JaxsepError
 from jaxsep.metrics.aggregate import PROTOCOLS, table
 from jaxsep.report.curves import draw_curves
 from jaxsep.report.page import write_page
 from jaxsep.report.panels import Song, draw_panel, spectrogram
-from jaxsep.types import JaxsepError
 
 RATE = 22050
 SOURCES = ("vocals", "drums", "bass", "other")

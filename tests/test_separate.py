@@ -17,10 +17,11 @@ import soundfile
 from jaxsep import config as configs
 from jaxsep import separator, songs
 from jaxsep.checkpoint import Checkpoints
+from jaxsep.errors import JaxsepError
 from jaxsep.inference import Model
 from jaxsep.outputs import Encoding, choose_outputs, name_output
 from jaxsep.progress import Progress, clock
-from jaxsep.types import JaxsepError, Separation
+from jaxsep.types import Separation
 
 RATE = 8_000
 SOURCES = ("vocals", "drums", "bass", "other")

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsep.errors import JaxsepError
 from jaxsep.frontends import Identity, Stft
 from jaxsep.separator import PerSource, Separator
-from jaxsep.types import JaxsepError
 
 
 def _first(y, z):

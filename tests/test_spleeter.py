@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsep.errors import JaxsepError
 from jaxsep.models.spleeter import UNet
-from jaxsep.types import JaxsepError
 
 FULL = (16, 32, 64, 128, 256, 512)
 

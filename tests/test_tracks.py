@@ -13,7 +13,7 @@ from jaxsep import audio
 from jaxsep.data import tracks as tracks_module
 from jaxsep.data.readers import PlainWav, Reader, open_reader, to_float
 from jaxsep.data.tracks import open_tracks
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 STEMS = ("vocals", "drums", "bass", "other")
 # The validation songs of MUSDB18 as published, independent of the package that the code asks.

@@ -16,7 +16,7 @@ from jaxsep.audio.reader import AudioReader, Dtype, PathLike, Samples
 from jaxsep.audio.resampling import Resampler, resample, resampled_length
 from jaxsep.audio.sndfile import SndReader
 from jaxsep.audio.writer import FORMATS, AudioWriter, check_writer, open_writer
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 __all__ = [
     "FORMATS",

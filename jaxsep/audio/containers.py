@@ -12,7 +12,7 @@ from jaxtyping import Int16
 
 from jaxsep.audio.reader import BLOCK, AudioReader, Dtype, PathLike, Samples
 from jaxsep.audio.sndfile import check_ogg
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 SUFFIXES = (".mp3", ".m4a", ".m4b", ".mp4", ".aac", ".mov", ".webm", ".mkv", ".mka", ".opus", ".wma")
 STEMS = ("mixture", "drums", "bass", "other", "vocals")  # the streams of a `.stem.mp4` of MUSDB18, in order

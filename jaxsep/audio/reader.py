@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, Int16
 
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 Wave = Float32[np.ndarray, "t c"]
 Samples = Float32[np.ndarray, "t c"] | Int16[np.ndarray, "t c"]

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from jaxsep.audio.reader import BLOCK, AudioReader, Dtype, Samples
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 MAGIC = (b"RIFF", b"RF64", b"FORM", b"fLaC", b"OggS")
 # Bytes per sample of what a WAV or AIFF may hold.

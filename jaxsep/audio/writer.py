@@ -15,7 +15,7 @@ from jaxtyping import Float32
 
 from jaxsep.audio.encoders import SndEncoder, WavEncoder, encoder, mp3_bitrates
 from jaxsep.audio.reader import BLOCK, PathLike
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 
 @dataclasses.dataclass(frozen=True)

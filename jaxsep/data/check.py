@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxsep import audio
 from jaxsep.data.tracks import MIXTURE, SPLITS, STEM_MP4, SUFFIXES
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 Severity = Literal["error", "warning"]
 COMPANIONS = ("songs.json", "license", "licence", "readme")  # beginnings of names that are at home in a root

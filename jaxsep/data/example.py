@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxsep import audio
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 NAME = "The Easton Ellises - Falcon 69"
 SPLITS = ("train", "valid", "test")

@@ -217,7 +217,7 @@ def play(rng: np.random.Generator, notes: Sequence[Note], timbre: Timbre, length
     for note in notes:
         key = round(note.pitch)
         if key not in tables:
-            h = np.arange(1.0, max(2, min(64, int(0.42 * rate / hertz(note.pitch)))))
+            h = np.arange(1.0, max(2, min(128, int(0.42 * rate / hertz(note.pitch)))))
             body = h**-timbre.tilt * (np.abs(np.sin(np.pi * h * timbre.hollow)) if timbre.hollow else 1)
             tables[key] = wavetable(body, rng), timbre.flash * wavetable(body * h, rng)
         sound = _tone(note, timbre, *tables[key], rng.random(), rate)

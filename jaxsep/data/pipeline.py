@@ -24,7 +24,7 @@ from jaxsep.data.augment import tf
 from jaxsep.data.plan import Plan, Planner
 from jaxsep.data.readers import to_float
 from jaxsep.data.tracks import MIXTURE, Track
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 MARGIN = 4096  # samples at the file's rate after which the resampler has forgotten an edge
 

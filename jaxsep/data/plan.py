@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 # What a draw is for. A number never gets a second meaning: the streams of old runs would change.
 TRACK, START, GAIN, SIGN, SWAP = range(5)

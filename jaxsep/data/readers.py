@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Int16
 
 from jaxsep import audio
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 Samples = Int16[np.ndarray, "t c"] | Float32[np.ndarray, "t c"]
 

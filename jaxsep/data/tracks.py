@@ -19,7 +19,7 @@ from jaxtyping import Float32
 from jaxsep import audio
 from jaxsep.config import choose, parse_stems
 from jaxsep.data.readers import Reader, Samples, open_reader, to_float
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 SPLITS = ("train", "valid", "test")
 MIXTURE = "mixture"

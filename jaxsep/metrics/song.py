@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxsep import baselines
+from jaxsep.errors import JaxsepError
 from jaxsep.metrics import museval, sdr
-from jaxsep.types import JaxsepError
 
 REST = "rest"  # what a single source is scored against: the sum of all other stems, the mixture minus the estimate
 Scores = dict[str, dict[str, np.ndarray]]  # source -> metric -> [n]

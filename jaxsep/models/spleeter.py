@@ -12,8 +12,8 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Complex, Float
 
+from jaxsep.errors import JaxsepError
 from jaxsep.layers.conv import Conv2D, ConvTranspose2D
-from jaxsep.types import JaxsepError
 
 # (encoder, decoder)
 ACTIVATIONS = {"leaky_relu": (lambda x: nn.leaky_relu(x, 0.2), nn.relu), "elu": (nn.elu, nn.elu)}
@@ -88,20 +88,14 @@ class UNet(nn.Module):
 
     def _norm(self, name: str, train: bool) -> nn.BatchNorm:
         frozen = self.batch_norm == "frozen" or not train
-        return nn.BatchNorm(
-            use_running_average=frozen, momentum=0.99, epsilon=1e-3, dtype=self.dtype, name=name
-        )
+        return nn.BatchNorm(use_running_average=frozen, momentum=0.99, epsilon=1e-3, dtype=self.dtype, name=name)
 
     def _check(self, z: Array) -> None:
         unit = 2 ** len(self.channels)
         for axis, size, key in (("frames", z.shape[1], "block"), ("bins", z.shape[2], "front.bins")):
             if size % unit:
-                raise JaxsepError(
-                    f"spleeter: {size} {axis}, expected a multiple of {unit} (2^levels); set {key}"
-                )
+                raise JaxsepError(f"spleeter: {size} {axis}, expected a multiple of {unit} (2^levels); set {key}")
         if self.activation not in ACTIVATIONS:
-            raise JaxsepError(
-                f"model.activation={self.activation!r}, expected one of {', '.join(ACTIVATIONS)}"
-            )
+            raise JaxsepError(f"model.activation={self.activation!r}, expected one of {', '.join(ACTIVATIONS)}")
         if self.batch_norm not in ("frozen", "batch"):
             raise JaxsepError(f"model.batch_norm={self.batch_norm!r}, expected frozen or batch")

@@ -7,9 +7,9 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 
+from jaxsep.errors import JaxsepError
 from jaxsep.log import read_metrics
 from jaxsep.report.svg import COLOURS, INK, STYLE, new_figure, save
-from jaxsep.types import JaxsepError
 
 UNITS = {"loss": "loss", "sdr": "SDR (dB)"}
 KINDS: dict[str, dict[str, Any]] = {

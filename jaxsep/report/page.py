@@ -17,12 +17,12 @@ from typing import Any
 import soundfile
 
 from jaxsep import config as configs
+from jaxsep.errors import JaxsepError
 from jaxsep.log import read_metrics
 from jaxsep.metrics.aggregate import PROTOCOLS
 from jaxsep.report.curves import draw_curves, series
 from jaxsep.report.panels import Song
 from jaxsep.report.player import figure, song_block
-from jaxsep.types import JaxsepError
 from jaxsep.workdir import read_run
 
 HEADLINE = "sdr_median_of_medians"

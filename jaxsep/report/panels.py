@@ -8,8 +8,8 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float
 
+from jaxsep.errors import JaxsepError
 from jaxsep.report.svg import INK, STYLE, new_figure, save
-from jaxsep.types import JaxsepError
 
 RANGE = 80.0  # dB below the loudest cell of the mixture
 LOWEST = 40.0  # Hz

@@ -8,9 +8,9 @@ from urllib.parse import quote
 import numpy as np
 import soundfile
 
+from jaxsep.errors import JaxsepError
 from jaxsep.metrics.sdr import is_silent, whole_track_sdr
 from jaxsep.report.panels import Song, draw_panel
-from jaxsep.types import JaxsepError
 
 
 def song_block(song: Song, number: int, folder: Path) -> str:

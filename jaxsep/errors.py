@@ -1,0 +1,8 @@
+"""The error that users see. Imports nothing, so that a mistake on the command line does not load JAX first."""
+
+
+class JaxsepError(ValueError):
+    """Something a user can mend: one line that names the file, key or shape and what to do.
+
+    The command line prints it without a traceback and exits with status 2.
+    """
