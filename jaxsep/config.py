@@ -49,7 +49,11 @@ def defaults() -> Config:
             },
             "head": {"name": "mask", "activation": "sigmoid"},
             "block": 0,
-            "loss": {"name": "l1"},
+            "loss": {
+                "name": "l1",
+                "mel_bins": 0,  # spectral losses: compare this many mel bands instead of bins; 0 = bins
+                "beta": 1.0,  # smooth_l1: where the parabola becomes a line
+            },
             "data": {
                 "source": "folder",  # builtin | folder | musdb18
                 "root": "",

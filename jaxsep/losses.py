@@ -1,5 +1,6 @@
 """Losses: (estimate, reference) -> [b s], averaged over all other axes and never over examples or sources."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from jaxsep.config import construct
+from jaxsep.config import Config, choose, construct, defaults
 from jaxsep.errors import JaxsepError
 
 # Keeps ratios of energies finite: 80 dB below a signal of energy 1, that is below any audible second of
@@ -225,3 +226,19 @@ def build(spec: Mapping[str, Any]) -> Loss:
         JaxsepError: an unknown name or field.
     """
     return construct(LOSSES, spec, "loss")
+
+
+def from_config(config: Config) -> Loss:
+    """The loss of a run: `config.loss`, with the sample rate and the window of the run's spectra.
+
+    Keys of `config.loss` that the chosen loss does not have are passed over at their defaults.
+
+    Raises:
+        JaxsepError: an unknown name, or a value that the chosen loss has no use for.
+    """
+    cls, unset = choose(LOSSES, config.loss.name, "loss.name"), defaults().loss
+    fields = {"name", *(field.name for field in dataclasses.fields(cls))}
+    spec = {key: value for key, value in config.loss.items() if key in fields or value != unset[key]}
+    if "frame" in fields:
+        spec |= {"rate": config.sample_rate, "frame": config.front.frame}
+    return build(spec)

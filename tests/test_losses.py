@@ -168,3 +168,21 @@ def test_wrong_inputs():
         build({"name": "l1"})(jnp.zeros((1, 1, 10, 2)), jnp.zeros((1, 1, 10, 2)))
     with pytest.raises(JaxsepError, match="bands lie between the bins"):
         mel_filters(200, 257, 44100, 512)
+
+
+def test_a_config_chooses_loss_and_mel_scale():
+    from jaxsep.config import load_config
+    from jaxsep.losses import from_config
+
+    config = load_config("configs/spleeter.py")
+    config.loss.mel_bins = 64
+    loss = from_config(config)
+    assert (loss.mel_bins, loss.rate, loss.frame) == (64, 44100, 4096)
+    config.loss.name = "smooth_l1"
+    config.loss.beta = 0.5
+    assert from_config(config).beta == 0.5
+    config.loss.name, config.loss.mel_bins = "wave_l1", 0
+    with pytest.raises(JaxsepError, match=r"loss\.beta is not a field of WaveL1"):
+        from_config(config)
+    config.loss.beta = 1.0
+    assert from_config(config).domain == "wave"
