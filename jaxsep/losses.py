@@ -238,7 +238,7 @@ def from_config(config: Config) -> Loss:
     """
     cls, unset = choose(LOSSES, config.loss.name, "loss.name"), defaults().loss
     fields = {"name", *(field.name for field in dataclasses.fields(cls))}
-    spec = {key: value for key, value in config.loss.items() if key in fields or value != unset[key]}
+    spec = {key: value for key, value in config.loss.items() if key in fields or value != unset.get(key)}
     if "frame" in fields:
         spec |= {"rate": config.sample_rate, "frame": config.front.frame}
     return build(spec)
