@@ -9,6 +9,7 @@ logged, validated or saved, tensorboard, and where the data lies, and nothing el
 """
 
 import itertools
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from ml_collections import config_flags
 
 from jaxsep import config as configs
 from jaxsep import workdir as workdirs
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 USAGE = "train.py --config=FILE.py[:VARIANT] --workdir=FOLDER [--config.KEY=VALUE ...]"
 
@@ -51,7 +52,7 @@ def train(config: Any, workdir: str, argv: Sequence[str]) -> None:
 
     # --- Model, loss, optimiser ---------------------------------------------------------------------------
     model = separator.build(config)
-    loss = losses.build(config.loss)
+    loss = losses.from_config(config)
     optimiser = optim.build(config.optim, config.steps)
 
     # --- Data: addressed by step, so that a run goes on from one integer ----------------------------------
@@ -66,10 +67,6 @@ def train(config: Any, workdir: str, argv: Sequence[str]) -> None:
             step, items, meta = restored
             state = training.TrainState.from_items(items, state.ok)
             history, window = meta["history"], log.Window(meta["window"])
-        workdirs.record_run(folder, argv, workdirs.describe_data(config, tracks), step)
-        metrics_file = log.MetricsFile(folder / "metrics.jsonl", step)
-        board = log.TensorBoard(folder, config.sample_rate) if config.tensorboard else None
-        write_card(folder)
 
         def over() -> bool:
             return step >= config.steps or optim.stalled([sdr for _, sdr in history], config.patience)
@@ -77,6 +74,10 @@ def train(config: Any, workdir: str, argv: Sequence[str]) -> None:
         if over():
             print(f"{folder}: finished at step {step}; to go on, raise --config.steps or --config.patience")
             return
+        workdirs.record_run(folder, argv, workdirs.describe_data(config, tracks), step)
+        metrics_file = log.MetricsFile(folder / "metrics.jsonl", step)
+        board = log.TensorBoard(folder, config.sample_rate) if config.tensorboard else None
+        write_card(folder)
 
         # --- Step: compiled before the loop, so a batch of another shape is an error and not a recompilation
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -165,7 +166,11 @@ def parse(argv: Sequence[str]) -> tuple[Any, str]:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
         rest = values(words)[1:]
     except (AttributeError, KeyError) as error:
-        raise JaxsepError("the config has no key " + ". ".join(str(error).strip('"').splitlines())) from None
+        key, hint = re.search(r"\w+", str(error)), re.search(r"Did you mean.*\?", str(error))
+        said = [f"the config has no key {match.group()!r}" for match in (key,) if match] + [
+            hint.group() if hint else ""
+        ]
+        raise JaxsepError(". ".join(filter(None, said))) from None
     except (flags.Error, TypeError, ValueError) as error:
         raise JaxsepError(" ".join(str(error).split())) from None
     if rest or not workdir.value:
