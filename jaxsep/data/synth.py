@@ -31,7 +31,7 @@ from jaxsep.data.instruments import (
     room,
     sing,
 )
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 VERSION = 1  # of the generator; songs of another version are not mixed with these
 STEMS = ("vocals", "drums", "bass", "other")
@@ -43,16 +43,11 @@ PROGRESSIONS = {  # degrees of the scale, one per bar
     "major": ((0, 4, 5, 3), (0, 5, 3, 4), (5, 3, 0, 4), (0, 3, 0, 4), (1, 4, 0, 5), (3, 0, 4, 5)),
     "minor": ((0, 5, 2, 6), (0, 3, 5, 4), (0, 6, 5, 6), (5, 6, 0, 0), (0, 2, 6, 3), (3, 0, 6, 4)),
 }
-FORM = (
-    ("intro", 1),
-    ("verse", 4),
-    ("chorus", 4),
-    ("verse", 4),
-    ("chorus", 4),
-    ("bridge", 2),
-)  # repeats without intro
+# Sections and their bars; after the bridge it goes on with the first verse.
+FORM = (("intro", 1), ("verse", 4), ("chorus", 4), ("verse", 4), ("chorus", 4), ("bridge", 2))
 FULL_SCALE = 32768
 RATE = 44100
+LOWEST = 28  # MIDI pitch of a bass guitar's lowest string
 COUNTS = {"train": 24, "valid": 4, "test": 6}
 
 
@@ -94,6 +89,11 @@ def _draws(seed: int, number: int, part: int) -> np.random.Generator:
 
 def _pick(rng: np.random.Generator, items):
     return items[int(rng.random() * len(items))]
+
+
+def _aside(rng: np.random.Generator) -> float:
+    """A place left or right of the middle, where voice, bass, kick and snare are."""
+    return rng.uniform(0.3, 0.9) * _pick(rng, (-1, 1))
 
 
 def compose(seed: int, number: int, seconds: float | int) -> Score:
@@ -180,6 +180,7 @@ def _bass(score: Score, rng: np.random.Generator, length: int, rate: int) -> Ste
         for i, (step, until) in enumerate(zip(now, (*now[1:], 16), strict=True)):
             root = bar.chord - 7 * (bar.chord > 3)
             pitch = score.pitch(root + (walk[i % 4] if step else 0), low)
+            pitch += 12 * (pitch < LOWEST)
             held = (until - step) * rng.uniform(0.7, 1.0) * score.beat / 4
             onset = bar.onset + (step + 0.03 * rng.standard_normal()) * score.beat / 4
             notes.append(Note(onset, held, pitch, rng.uniform(0.6, 1.0)))
@@ -240,7 +241,7 @@ def _held(score: Score, rng: np.random.Generator, low: float) -> list[Note]:
         chord = score.chord(bar.chord, low, _pick(rng, (3, 3, 4)))
         for i, pitch in enumerate(chord):
             late = abs(0.02 * rng.standard_normal())
-            pan = 0.6 * (2 * i / (len(chord) - 1) - 1)
+            pan = 0.8 * (2 * i / (len(chord) - 1) - 1)
             notes.append(Note(bar.onset + late, 4 * score.beat, pitch, rng.uniform(0.6, 1.0), pan))
     return notes
 
@@ -249,7 +250,7 @@ def _broken(score: Score, rng: np.random.Generator, low: float) -> list[Note]:
     """Broken chords in eighths or sixteenths."""
     step = _pick(rng, (0.25, 0.5, 0.5))
     order = _pick(rng, ((0, 1, 2, 3), (0, 2, 1, 2), (3, 2, 1, 0), (0, 1, 2, 3, 2, 1)))
-    pan, ring = rng.uniform(-0.8, 0.8), rng.uniform(1, 4)
+    pan, ring = _aside(rng), rng.uniform(1, 4)
     notes = []
     for bar in score.bars:
         chord = score.chord(bar.chord, low)
@@ -264,7 +265,7 @@ def _broken(score: Score, rng: np.random.Generator, low: float) -> list[Note]:
 def _struck(score: Score, rng: np.random.Generator, low: float) -> list[Note]:
     """Chords struck in a rhythm, the strings one after the other."""
     steps = _pick(rng, ((0, 4, 8, 12), (0, 6, 8, 14), (2, 6, 10, 14), (0, 3, 6, 10, 12), (0, 2, 4, 6, 8, 10, 12, 14)))
-    pan, damp, spread = rng.uniform(-0.8, 0.8), rng.uniform(0.4, 1.0), rng.uniform(0.0, 0.02)
+    pan, damp, spread = _aside(rng), rng.uniform(0.4, 1.0), rng.uniform(0.0, 0.02)
     notes = []
     for bar in score.bars:
         chord = score.chord(bar.chord, low)
