@@ -72,9 +72,8 @@ class ConvTranspose2D(nn.Module):
 
 
 # Equal forms of one convolution differ up to a hundredfold in speed on a CPU. What XLA does badly there is
-# written differently below: the filter gradient of a transposed convolution, transposed convolutions (and so
-# input gradients) with few output channels, and convolutions of very few channels. Measured by
-# benchmarks/spleeter_step.py.
+# written differently below: filter gradients of transposed convolutions, and convolutions in which few
+# channels meet many positions or few positions meet a large kernel. Measured by benchmarks/spleeter_step.py.
 
 
 def conv2d(
@@ -84,7 +83,7 @@ def conv2d(
     symmetric = all((k - 1) * step % 2 == 0 for k, step in zip(kernel.shape, dilation, strict=False))
     if strides == (1, 1) and symmetric and kernel.shape[2] * kernel.shape[3] <= 4:
         return _narrow(x, kernel, dilation)
-    if dilation == (1, 1) and all(size % stride == 0 for size, stride in zip(x.shape[1:3], strides, strict=True)):
+    if dilation == (1, 1) and _fits(x.shape, kernel, strides):
         return _down(x, kernel, strides)
     return _conv(x, kernel, strides, dilation)
 
@@ -93,7 +92,15 @@ def conv_transpose2d(
     x: Float[Array, "b n f e"], kernel: Float[Array, "i j d e"], strides: Pair
 ) -> Float[Array, "b m g d"]:
     """ "Same" transposed convolution with a kernel (kh, kw, out, in): the adjoint of `conv2d`."""
-    return _up(x, kernel, strides)
+    return _up(x, kernel, strides) if _fits((0, 0, 0), kernel, strides) else _conv_transpose(x, kernel, strides)
+
+
+def _fits(shape: tuple[int, ...], kernel: Array, strides: Pair) -> bool:
+    """Whether strides divide the sizes and do not skip over samples."""
+    return all(
+        size % stride == 0 and k >= stride
+        for size, k, stride in zip(shape[1:3], kernel.shape[:2], strides, strict=True)
+    )
 
 
 def _conv(x: Array, kernel: Array, strides: Pair, dilation: Pair = (1, 1)) -> Array:
@@ -104,83 +111,129 @@ def _conv_transpose(x: Array, kernel: Array, strides: Pair) -> Array:
     return lax.conv_transpose(x, kernel, strides, "SAME", dimension_numbers=_DIMENSIONS, transpose_kernel=True)
 
 
-def _filter_gradient(x: Array, gradient: Array, kernel: Array, strides: Pair, dilation: Pair = (1, 1)) -> Array:
-    """Gradient of `_conv` for its kernel."""
-    return jax.linear_transpose(lambda k: _conv(x, k, strides, dilation), kernel)(gradient)[0]
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _down(x: Array, kernel: Array, strides: Pair) -> Array:
-    """Convolution of sizes that the strides divide; `_up` is its adjoint."""
-    return _conv(x, kernel, strides)
-
-
-_down.defvjp(
-    lambda x, kernel, strides: (_conv(x, kernel, strides), (x, kernel)),
-    lambda strides, saved, gradient: (
-        _up(gradient, saved[1], strides),
-        _filter_gradient(saved[0], gradient, saved[1], strides),
-    ),
-)
+    """Strided convolution; `_up` is its adjoint."""
+    return _by_platform(_fast_down, _conv, x, kernel, strides)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _up(x: Array, kernel: Array, strides: Pair) -> Array:
-    """Transposed convolution. Its filter gradient is that of `_down` with gradient and input exchanged."""
-    few = kernel.shape[2] <= 32 and all(k >= stride for k, stride in zip(kernel.shape, strides, strict=False))
-    fast = _subpixel if few else _conv_transpose
-    return lax.platform_dependent(
-        x, kernel, cpu=partial(fast, strides=strides), default=partial(_conv_transpose, strides=strides)
-    )
+    """Transposed convolution; `_down` is its adjoint."""
+    return _by_platform(_fast_up, _conv_transpose, x, kernel, strides)
 
 
+def _filter_gradient(x: Array, y: Array, kernel: Array, strides: Pair) -> Array:
+    """Gradient for the kernel of `_down` at input `x` and of `_up` at output `x`, from the other side's
+    `y`."""
+
+    def by(conv, x, y, strides):
+        return jax.linear_transpose(lambda k: conv(x, k, strides), kernel)(y)[0]
+
+    return _by_platform(partial(by, _fast_down), partial(by, _conv), x, y, strides)
+
+
+_down.defvjp(
+    lambda x, kernel, strides: (_down(x, kernel, strides), (x, kernel)),
+    lambda strides, saved, g: (_up(g, saved[1], strides), _filter_gradient(saved[0], g, saved[1], strides)),
+)
 _up.defvjp(
     lambda x, kernel, strides: (_up(x, kernel, strides), (x, kernel)),
-    lambda strides, saved, gradient: (
-        _down(gradient, saved[1], strides),
-        _filter_gradient(gradient, saved[0], saved[1], strides),
-    ),
+    lambda strides, saved, g: (_down(g, saved[1], strides), _filter_gradient(g, saved[0], saved[1], strides)),
 )
 
 
+def _by_platform(cpu: Callable, default: Callable, x: Array, y: Array, strides: Pair) -> Array:
+    """The form for the platform that the program is compiled for, which need not be the default one."""
+    return lax.platform_dependent(
+        x, y, cpu=lambda x, y: cpu(x, y, strides), default=lambda x, y: default(x, y, strides)
+    )
+
+
+def _fast_down(x: Array, kernel: Array, strides: Pair) -> Array:
+    """`_conv` on a CPU: a mono or stereo input is folded into more channels first."""
+    if kernel.shape[2] > 2:
+        return _conv(x, kernel, strides)
+    (sh, sw), (batch, rows, columns, width) = strides, x.shape
+    blocks, padding = _fold(kernel, strides)
+    x = x.reshape(batch, rows // sh, sh, columns // sw, sw * width).transpose(0, 1, 3, 2, 4)
+    x = x.reshape(batch, rows // sh, columns // sw, sh * sw * width)
+    return lax.conv_general_dilated(x, blocks, (1, 1), padding, dimension_numbers=_DIMENSIONS)
+
+
+def _fast_up(x: Array, kernel: Array, strides: Pair) -> Array:
+    """`_conv_transpose` on a CPU."""
+    if kernel.shape[2] <= 32:
+        return _subpixel(x, kernel, strides)
+    if kernel.size > x.size:
+        return _columns(x, kernel, strides)
+    return _conv_transpose(x, kernel, strides)
+
+
 def _subpixel(x: Array, kernel: Array, strides: Pair) -> Array:
-    """`_conv_transpose` as a plain convolution to stride * stride * out channels, then depth to space."""
-    (kh, kw, features, width), (sh, sw) = kernel.shape, strides
-    # "Same" crops low samples at the start; zeros before the kernel make that a whole number of strides.
-    low = [(k - stride) // 2 for k, stride in zip((kh, kw), strides, strict=True)]
-    front = [-crop % stride for crop, stride in zip(low, strides, strict=True)]
-    taps = [-(-(a + k) // stride) for a, k, stride in zip(front, (kh, kw), strides, strict=True)]
-    padding = []
-    pads = []
-    for k, stride, crop, zeros, count in zip((kh, kw), strides, low, front, taps, strict=True):
-        pads.append((zeros, count * stride - zeros - k))
-        skip = (crop + zeros) // stride
-        padding.append((count - 1 - skip, skip))
-    blocks = jnp.pad(kernel, [*pads, (0, 0), (0, 0)]).reshape(taps[0], sh, taps[1], sw, features, width)
-    blocks = blocks[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4).reshape(*taps, width, sh * sw * features)
-    y = lax.conv_general_dilated(x, blocks, (1, 1), padding, dimension_numbers=_DIMENSIONS)
+    """Convolution to stride * stride * out channels, then depth to space: no multiplications with zeros."""
+    (sh, sw), features = strides, kernel.shape[2]
+    blocks, padding = _fold(kernel, strides)
+    padding = [(after, before) for before, after in padding]
+    y = lax.conv_general_dilated(x, blocks[::-1, ::-1].swapaxes(2, 3), (1, 1), padding, dimension_numbers=_DIMENSIONS)
     batch, rows, columns, _ = y.shape
     y = y.reshape(batch, rows, columns, sh, sw * features).transpose(0, 1, 3, 2, 4)
     return y.reshape(batch, rows * sh, columns * sw, features)
+
+
+def _fold(kernel: Array, strides: Pair) -> tuple[Array, list[Pair]]:
+    """The kernel of a strided convolution for an input whose stride x stride blocks are folded into channels.
+
+    Returns:
+        A kernel (ceil, ceil, sh * sw * in, out) for stride 1, and the padding of that convolution.
+    """
+    pads, padding = [], []
+    for k, stride in zip(kernel.shape[:2], strides, strict=True):
+        low = (k - stride) // 2  # what "same" pads at the start
+        front = -low % stride  # zeros before the kernel make that a whole number of blocks
+        taps = -(-(front + k) // stride)
+        before = (low + front) // stride
+        pads.append((front, taps * stride - front - k))
+        padding.append((before, taps - 1 - before))
+    blocks = jnp.pad(kernel, [*pads, (0, 0), (0, 0)])
+    (kh, kw, width, features), (sh, sw) = blocks.shape, strides
+    blocks = blocks.reshape(kh // sh, sh, kw // sw, sw, width, features).transpose(0, 2, 1, 3, 4, 5)
+    return blocks.reshape(kh // sh, kw // sw, sh * sw * width, features), padding
+
+
+def _columns(x: Array, kernel: Array, strides: Pair) -> Array:
+    """One matrix product for all taps, then shifted sums: the large kernel is read in place, not
+    transposed."""
+    (kh, kw, features, _), (batch, rows, columns, _) = kernel.shape, x.shape
+    products = jnp.einsum("bnfe,ijde->ijbnfd", x, kernel)
+    low = [(k - stride) // 2 for k, stride in zip((kh, kw), strides, strict=True)]
+
+    def phase(row: int, column: int) -> Array:
+        """Output samples row, column of each block: the sum of the taps that fall there."""
+        terms = []
+        for i in range((row + low[0]) % strides[0], kh, strides[0]):
+            for j in range((column + low[1]) % strides[1], kw, strides[1]):
+                down, right = (i - low[0] - row) // strides[0], (j - low[1] - column) // strides[1]
+                shift = [(0, 0, 0), (down, -down, 0), (right, -right, 0), (0, 0, 0)]
+                terms.append(lax.pad(products[i, j], jnp.zeros((), x.dtype), shift))
+        return sum(terms[1:], start=terms[0])
+
+    lines = [jnp.stack([phase(r, c) for c in range(strides[1])], axis=3) for r in range(strides[0])]
+    return jnp.stack(lines, axis=2).reshape(batch, rows * strides[0], columns * strides[1], features)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _narrow(x: Array, kernel: Array, dilation: Pair) -> Array:
     """Convolution of stride 1 with very few channels and symmetric padding: its own adjoint, kernel
     flipped."""
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=partial(_shift_and_add, dilation=dilation),
-        default=partial(_conv, strides=(1, 1), dilation=dilation),
-    )
+    return _by_platform(_shift_and_add, lambda x, k, dilation: _conv(x, k, (1, 1), dilation), x, kernel, dilation)
 
 
 _narrow.defvjp(
     lambda x, kernel, dilation: (_narrow(x, kernel, dilation), (x, kernel)),
-    lambda dilation, saved, gradient: (
-        _narrow(gradient, saved[1][::-1, ::-1].swapaxes(2, 3), dilation),
-        _filter_gradient(saved[0], gradient, saved[1], (1, 1), dilation),
+    lambda dilation, saved, g: (
+        _narrow(g, saved[1][::-1, ::-1].swapaxes(2, 3), dilation),
+        jax.linear_transpose(lambda kernel: _conv(saved[0], kernel, (1, 1), dilation), saved[1])(g)[0],
     ),
 )
 
