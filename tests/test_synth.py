@@ -10,7 +10,7 @@ import soundfile
 
 from jaxsep import audio
 from jaxsep.data import synth
-from jaxsep.types import JaxsepError
+from jaxsep.errors import JaxsepError
 
 RATE = 44100
 SEED = 77  # not the seed that the levels and timbres were tuned on
@@ -39,24 +39,24 @@ def onset_strength(wave, hop=512):
 
 
 def test_a_song_is_a_function_of_its_numbers():
-    first, again = synth.synth_song(1, 2, 2.5), synth.synth_song(1, 2, 2.5)
+    first, again, *others = (synth.synth_song(seed, number, 2.5) for seed, number in ((1, 2), (1, 2), (1, 3), (2, 2)))
     assert list(first) == ["vocals", "drums", "bass", "other"]
     for stem in first:
         assert first[stem].shape == (round(2.5 * RATE), 2) and first[stem].dtype == np.float32
         assert np.array_equal(first[stem], again[stem])
-        for other in (synth.synth_song(1, 3, 2.5), synth.synth_song(2, 2, 2.5)):
-            assert not np.array_equal(first[stem], other[stem])
+        assert not any(np.array_equal(first[stem], other[stem]) for other in others)
     assert len({synth.compose(0, number, 30).name for number in range(30)}) == 30
-    with pytest.raises(JaxsepError, match=r"at least 0\.5 s"):
-        synth.synth_song(0, 0, 0.1)
+    for seed, seconds in ((0, 0.1), (-1, 2.0)):
+        with pytest.raises(JaxsepError, match=rf"not {seconds} s, seed {seed}"):
+            synth.synth_song(seed, 0, seconds)
 
 
-@pytest.mark.parametrize(("seconds", "rate"), [(0.5, 44100), (3.0, 22050), (1.0, 8000)])
+@pytest.mark.parametrize(("seconds", "rate"), [(0.5, 44100), (3.3, 22050), (2, 8000)])
 def test_short_songs_and_other_rates(seconds, rate):
-    for number in range(3):
+    for number in range(8):
         for wave in synth.synth_song(0, number, seconds, rate).values():
             assert wave.shape == (round(seconds * rate), 2)
-            assert np.isfinite(wave).all() and wave.std() > 1e-6
+            assert np.isfinite(wave).all() and wave.std() > 1e-3
 
 
 def test_stems_fit_into_16_bits_and_never_fall_silent(song):
@@ -144,7 +144,7 @@ def test_songs_are_written_once_and_go_on_after_an_interruption(tmp_path, monkey
 
     synth.render_songs(root, COUNTS, 1.0, seed=3)
     assert "making 4 built-in songs" in capsys.readouterr().err
-    songs = sorted(root.glob("*/*"))
+    songs = sorted(root.glob("*/*"))  # hidden ones too: nothing is left of the interrupted call
     assert [song.parent.name for song in songs] == ["test", "train", "train", "valid"]
     assert all(re.fullmatch(r"song \d{4} - [A-G]b? (major|minor) \d+ bpm", song.name) for song in songs)
     assert [song.name[5:9] for song in songs] == ["0002", "0000", "0003", "0001"]
