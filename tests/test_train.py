@@ -44,7 +44,7 @@ SETTINGS = {
     "data.segment": 8 * 16 - 64,
     "data.batch_size": 4,
     "inference.segment": 0.5,
-    "optim.learning_rate": 0.03,
+    "optim.learning_rate": 1.0,
     "optim.ema": 0.9,
     "optim.accumulate": 2,
     "optim.schedule.name": "plateau",
@@ -220,7 +220,7 @@ def test_the_card_is_read_by_people_and_programs(short):
     assert facts["license"] == facts["commercial_use"] == "not stated" and facts["training_data"].startswith("folder /")
     best = max(record["sdr"] for record in timeless(workdir) if record["kind"] == "valid")
     assert facts["validation_sdr"] == best and f"{best:.2f} at step" in body
-    assert "adam at 0.03 (plateau)" in body and "3 songs for train" in body
+    assert "adam at 1 (plateau)" in body and "3 songs for train" in body
 
 
 def test_validation_is_that_of_the_saved_model(short, songs):

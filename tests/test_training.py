@@ -12,10 +12,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsep import losses, optim, training
 from jaxsep.config import defaults
+from jaxsep.errors import JaxsepError
 from jaxsep.frontends import Identity, Stft
 from jaxsep.heads import Mask
 from jaxsep.separator import Separator
-from jaxsep.types import JaxsepError
 
 SOURCES = ("vocals", "other")
 
