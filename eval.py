@@ -39,8 +39,10 @@ def evaluate(options: argparse.Namespace, command: str) -> str:
     # --- Songs: those of the run's config, unless others are named ----------------------------------------------------
     config: Any = configs.run_config(options.workdir)
     data = scoring.data_at(config.data, options.data_root)
-    songs = open_tracks(data, options.split, options.workdir)
-    tracks = songs[: options.limit]
+    known: dict[str, scoring.Result] = {}
+    refused = lambda name, error: known.update({name: scoring.Result(name, error=str(error))})
+    songs = open_tracks(data, options.split, options.workdir, refused if options.partial else None)
+    tracks, in_split = songs[: options.limit], len(songs) + len(known)
 
     # --- Task: what is scored, and what it is held against ------------------------------------------------------------
     say = lambda line: tqdm.write(line, file=sys.stderr)
@@ -67,14 +69,13 @@ def evaluate(options: argparse.Namespace, command: str) -> str:
     # --- Scores: a track is separated while those before it are scored ------------------------------------------------
     how = {"jobs": options.jobs, "partial": options.partial}
     results = scoring.score_tracks(tracks, model.separate, task, options.out, provenance, **how)
-    known = {}
     for result in tqdm(results, total=len(tracks), unit="track", disable=None):
         known[result.name] = result
-        say(f"[{len(known)}/{len(tracks)}] {result}")
+        say(f"[{len(known)}/{len(tracks) + in_split - len(songs)}] {result}")
 
     # --- Table --------------------------------------------------------------------------------------------------------
-    summary = scoring.summarise([known[track.name] for track in tracks], task, provenance)
-    summary |= {"command": command, "tracks_in_split": len(songs), "missing": missing}
+    summary = scoring.summarise([known[name] for name in sorted(known)], task, provenance)
+    summary |= {"command": command, "tracks_in_split": in_split, "missing": missing}
     table = aggregate.table(summary)
     scoring.write_summary(options.out, summary, table)
     if options.workdir / "scores" in options.out.parents:

@@ -259,3 +259,14 @@ def test_musdb18_stem_mp4(musdb18):
     assert powers.shape == (2,) and abs(powers[0] / powers[1] - 1) > 0.01
     assert "did you mean 'vocals'" in refusal(data(musdb18, "musdb18", "vocal"), "test")
     assert "train" in refusal(cfg, "train")
+
+
+def test_songs_that_cannot_be_opened_are_handed_over_where_they_may_be_missing(tmp_path):
+    for name in ("a", "c"):
+        song(tmp_path / "test" / name)
+    song(tmp_path / "test" / "b", stems=("vocals", "drums", "bass"))
+    (song(tmp_path / "test" / "d") / "bass.wav").write_bytes(b"")
+    refused = {}
+    tracks = open_tracks(data(tmp_path), "test", None, lambda name, error: refused.update({name: str(error)}))
+    assert [track.name for track in tracks] == ["a", "c"]
+    assert set(refused) == {"b", "d"} and "'other'" in refused["b"] and "bass.wav" in refused["d"]

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import importlib.util
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,15 @@ class Track:
         return np.stack([to_float(self.read(stem, 0, self.length)) for stem in stems])
 
 
-def open_tracks(data: Any, split: str, workdir: str | Path | None = None) -> list[Track]:
+Songs = tuple[Callable[[Path], "Track"], dict[str, Path]]  # what opens a song, and the songs by name
+
+
+def open_tracks(
+    data: Any,
+    split: str,
+    workdir: str | Path | None = None,
+    refused: Callable[[str, JaxsepError], None] | None = None,
+) -> list[Track]:
     """The songs of a split, sorted by name; reads headers only.
 
     Args:
@@ -87,6 +95,8 @@ def open_tracks(data: Any, split: str, workdir: str | Path | None = None) -> lis
         split: "train", "valid" or "test". Without a `valid` folder MUSDB18's 14 validation songs, which the
             musdb package names, are taken out of `train`.
         workdir: where built-in songs are rendered when `data.root` is empty.
+        refused: takes the name of each song that cannot be opened, and why, and the others are returned;
+            without it the first such song is an error.
 
     Raises:
         JaxsepError: a missing folder, stem or mixture, an unreadable header, stems of unequal rate or length.
@@ -96,12 +106,13 @@ def open_tracks(data: Any, split: str, workdir: str | Path | None = None) -> lis
     if MIXTURE in parse_stems(data.stems):
         raise JaxsepError(f"data.stems={data.stems!r}: {MIXTURE!r} is the whole song, not a stem; leave it out")
     try:
-        return choose(SOURCES, data.source, "data.source")(data, split, workdir)
+        opener, paths = choose(SOURCES, data.source, "data.source")(data, split, workdir)
+        return _open_all(opener, paths, refused)
     except OSError as error:
         raise JaxsepError(f"{error.filename or data.root}: cannot be read ({error.strerror})") from None
 
 
-def _builtin(data: Any, split: str, workdir: str | Path | None) -> list[Track]:
+def _builtin(data: Any, split: str, workdir: str | Path | None) -> Songs:
     from jaxsep.data.synth import render_songs
 
     if not data.root and workdir is None:
@@ -112,17 +123,17 @@ def _builtin(data: Any, split: str, workdir: str | Path | None) -> list[Track]:
     return _stem_folders(data, split, root)
 
 
-def _folder(data: Any, split: str, workdir: str | Path | None) -> list[Track]:
+def _folder(data: Any, split: str, workdir: str | Path | None) -> Songs:
     return _stem_folders(data, split, _root(data))
 
 
-def _stem_folders(data: Any, split: str, root: Path) -> list[Track]:
+def _stem_folders(data: Any, split: str, root: Path) -> Songs:
     def entries(folder: Path) -> dict[str, Path]:
         return {path.name: path for path in _visible(folder) if path.is_dir()}
 
     folders = _split(root, split, entries, "one folder per song, with <stem>.wav or <stem>.flac in it")
     stems = parse_stems(data.stems)
-    return _open_all(functools.partial(_open_folder, split=split, stems=stems), folders)
+    return functools.partial(_open_folder, split=split, stems=stems), folders
 
 
 def _open_folder(folder: Path, split: str, stems: Sequence[str]) -> Track:
@@ -142,7 +153,7 @@ def _open_folder(folder: Path, split: str, stems: Sequence[str]) -> Track:
     return _track(folder.name, split, {name: open_reader(files[name]) for name in names})
 
 
-def _musdb18(data: Any, split: str, workdir: str | Path | None) -> list[Track]:
+def _musdb18(data: Any, split: str, workdir: str | Path | None) -> Songs:
     def entries(folder: Path) -> dict[str, Path]:
         return {p.name.removesuffix(STEM_MP4): p for p in _visible(folder) if p.name.endswith(STEM_MP4)}
 
@@ -150,7 +161,7 @@ def _musdb18(data: Any, split: str, workdir: str | Path | None) -> list[Track]:
     streams = {name: index for index, name in enumerate(audio.STEMS)}
     wanted = {stem: choose(streams, stem, "data.stems") for stem in stems} | {MIXTURE: streams[MIXTURE]}
     files = _split(_root(data), split, entries, f"MUSDB18's <song>{STEM_MP4} files")
-    return _open_all(functools.partial(_open_stem_mp4, split=split, streams=wanted), files)
+    return functools.partial(_open_stem_mp4, split=split, streams=wanted), files
 
 
 def _open_stem_mp4(path: Path, split: str, streams: Mapping[str, int]) -> Track:
@@ -161,9 +172,21 @@ def _open_stem_mp4(path: Path, split: str, streams: Mapping[str, int]) -> Track:
 SOURCES = {"builtin": _builtin, "folder": _folder, "musdb18": _musdb18}
 
 
-def _open_all(opener: Any, paths: Mapping[str, Path]) -> list[Track]:
+def _open_all(
+    opener: Callable[[Path], Track], paths: Mapping[str, Path], refused: Callable[[str, JaxsepError], None] | None
+) -> list[Track]:
+    names = sorted(paths)
+    tracks = []
     with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(opener, (paths[name] for name in sorted(paths))))
+        opened = [pool.submit(opener, paths[name]) for name in names]
+        for name, track in zip(names, opened, strict=True):
+            try:
+                tracks.append(track.result())
+            except JaxsepError as error:
+                if refused is None:
+                    raise
+                refused(name, error)
+    return tracks
 
 
 def _track(name: str, split: str, readers: dict[str, Reader]) -> Track:
