@@ -130,6 +130,6 @@ def _excerpt(config: Config) -> None:
     config.optim.learning_rate = 1e-3
     config.optim.schedule.name = "warmup_cosine"
     config.optim.schedule.warmup = 20
-    config.steps = 600
+    config.steps = 800
     config.log_every, config.save_every, config.eval_every = 10, 100, 100
     _frames(config, 128)
