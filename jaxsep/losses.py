@@ -13,8 +13,7 @@ from jaxtyping import Float
 from jaxsep.config import Config, choose, construct, defaults
 from jaxsep.errors import JaxsepError
 
-# Keeps ratios of energies finite: 80 dB below a signal of energy 1, that is below any audible second of
-# sound.
+# Keeps ratios of energies finite: far below the energy of any audible second of sound.
 TINY = 1e-8
 
 

@@ -79,7 +79,7 @@ class ConvTranspose2D(nn.Module):
 def conv2d(
     x: Float[Array, "b n f d"], kernel: Float[Array, "i j d e"], strides: Pair = (1, 1), dilation: Pair = (1, 1)
 ) -> Float[Array, "b m g e"]:
-    """ "Same" convolution with a kernel (kh, kw, in, out)."""
+    """Convolution with "same" padding and a kernel (kh, kw, in, out)."""
     symmetric = all((k - 1) * step % 2 == 0 for k, step in zip(kernel.shape, dilation, strict=False))
     if strides == (1, 1) and symmetric and kernel.shape[2] * kernel.shape[3] <= 4:
         return _narrow(x, kernel, dilation)
@@ -91,7 +91,7 @@ def conv2d(
 def conv_transpose2d(
     x: Float[Array, "b n f e"], kernel: Float[Array, "i j d e"], strides: Pair
 ) -> Float[Array, "b m g d"]:
-    """ "Same" transposed convolution with a kernel (kh, kw, out, in): the adjoint of `conv2d`."""
+    """Transposed convolution with "same" padding and a kernel (kh, kw, out, in): the adjoint of `conv2d`."""
     return _up(x, kernel, strides) if _fits((0, 0, 0), kernel, strides) else _conv_transpose(x, kernel, strides)
 
 
@@ -124,8 +124,7 @@ def _up(x: Array, kernel: Array, strides: Pair) -> Array:
 
 
 def _filter_gradient(x: Array, y: Array, kernel: Array, strides: Pair) -> Array:
-    """Gradient for the kernel of `_down` at input `x` and of `_up` at output `x`, from the other side's
-    `y`."""
+    """Gradient for the kernel that connects a large input `x` and a small output `y` of `_down`, or vice versa."""
 
     def by(conv, x, y, strides):
         return jax.linear_transpose(lambda k: conv(x, k, strides), kernel)(y)[0]
@@ -202,8 +201,7 @@ def _fold(kernel: Array, strides: Pair) -> tuple[Array, list[Pair]]:
 
 
 def _columns(x: Array, kernel: Array, strides: Pair) -> Array:
-    """One matrix product for all taps, then shifted sums: the large kernel is read in place, not
-    transposed."""
+    """One matrix product for all taps, then shifted sums; the kernel is read in place, not transposed."""
     (kh, kw, features, _), (batch, rows, columns, _) = kernel.shape, x.shape
     products = jnp.einsum("bnfe,ijde->ijbnfd", x, kernel)
     low = [(k - stride) // 2 for k, stride in zip((kh, kw), strides, strict=True)]
