@@ -8,6 +8,7 @@ of sums joins it (`integrity.py`), and nothing is restored that does not agree w
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from jaxsep import integrity
 from jaxsep.errors import JaxsepError
 
 FOLDER = "checkpoints"
+DELETED = "deleted"  # superseded checkpoints are renamed into it, so that a kill leaves no half of one
+TEMPORARY = ".orbax-checkpoint-tmp"  # behind the name of a checkpoint that is being written
+ROOM = 2**20  # bytes that a checkpoint takes besides its arrays, at most
 
 # Orbax logs its internals, tracebacks of background threads included; what a user can act on is raised here.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
@@ -43,11 +47,13 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             best_fn=_sdr,
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
-            cleanup_tmp_directories=True,
+            todelete_subdir=DELETED,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in (*self.folder.glob(f"*{TEMPORARY}*"), self.folder / DELETED):
+                shutil.rmtree(leftover, ignore_errors=True)
             integrity.set_damaged_aside(self.folder)
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
@@ -59,6 +65,7 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self._guard(self._manager.close)
+            self._empty_bin()
         except JaxsepError:
             if kind is None:  # else the error on its way out is the first one
                 raise
@@ -79,7 +86,9 @@ class Checkpoints:
         composite = ocp.args.Composite(meta=ocp.args.JsonSave(dict(meta)), **args)
         metrics = None if sdr is None else {"sdr": sdr}
         self.wait()
+        self._empty_bin()
         self._saving = step
+        self._guard(lambda: self._check_room(items))
         self._guard(lambda: self._manager.save(step, args=composite, metrics=metrics))
 
     def wait(self) -> None:
@@ -109,9 +118,19 @@ class Checkpoints:
             raise JaxsepError(f"{self.folder / str(step)}: does not fit this model ({_short(error)})") from None
         return step, {**template, **{name: found[name] for name in args}}, found["meta"]
 
+    def _check_room(self, items: Mapping[str, Any]) -> None:
+        """Refuses beforehand what would fill the disk: a write that fails half way makes Orbax's threads noisy."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(dict(items))) + ROOM
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise OSError(f"it takes {needed / 2**20:.1f} MiB and {free / 2**20:.1f} MiB are free")
+
+    def _empty_bin(self) -> None:
+        shutil.rmtree(self.folder / DELETED, ignore_errors=True)
+
     def _seal(self) -> None:
         """Called by Orbax when every item is written and the folder still has its temporary name."""
-        (folder,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        (folder,) = self.folder.glob(f"{self._saving}{TEMPORARY}*")
         integrity.seal(folder)
 
     def _guard(self, action: Callable[[], Any]) -> None:

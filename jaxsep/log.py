@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxsep.errors import JaxsepError
+from jaxsep.workdir import unwritable
 
 
 class MetricsFile:
@@ -34,7 +35,7 @@ class MetricsFile:
             fresh.write_text("".join(kept))
             fresh.replace(path)
         except OSError as error:
-            raise _unwritable(path, error) from None
+            raise unwritable(path, error) from None
 
     def write(self, step: int, kind: str, numbers: Mapping[str, float], clock: Mapping[str, float]) -> None:
         """Appends a line, so that SIGKILL cannot take it away any more.
@@ -47,7 +48,7 @@ class MetricsFile:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise _unwritable(self.path, error) from None
+            raise unwritable(self.path, error) from None
 
     def sync(self) -> None:
         """Brings the lines to the disk, before the checkpoint that relies on them."""
@@ -195,7 +196,3 @@ def picture(wave: np.ndarray, frame: int = 1024, floor: float = -80.0) -> np.nda
     frames = np.lib.stride_tricks.sliding_window_view(mono, frame)[:: frame // 2] * np.hanning(frame)
     level = 20 * np.log10(np.abs(np.fft.rfft(frames)) * 4 / frame + 1e-9)
     return np.clip(1 - level / floor, 0, 1).astype(np.float32).T[::-1]
-
-
-def _unwritable(path: Path, error: OSError) -> JaxsepError:
-    return JaxsepError(f"{path}: cannot be written ({error.strerror or error}); make room or choose another --workdir")

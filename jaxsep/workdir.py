@@ -51,9 +51,9 @@ def open_workdir(workdir: str | Path, config: Any) -> Path:
         raise JaxsepError(f"{folder}: has checkpoints but no config.json; restore it, or choose another --workdir")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, configs.to_json(config))
     except OSError as error:
-        raise JaxsepError(f"--workdir={workdir} cannot be written ({error.strerror}); choose another") from None
+        raise unwritable(folder, error) from None
+    write_text(path, configs.to_json(config))
     return folder
 
 
@@ -145,10 +145,23 @@ def versions() -> dict[str, str]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file as a whole: a kill leaves the old one or the new one."""
+    """Replaces a file as a whole: a kill leaves the old one or the new one.
+
+    Raises:
+        JaxsepError: the disk is full, or the folder cannot be written.
+    """
     fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text(text)
-    os.replace(fresh, path)
+    try:
+        fresh.write_text(text)
+        os.replace(fresh, path)
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: Path, error: OSError) -> JaxsepError:
+    """The error for a file of the run folder."""
+    reason = error.strerror or str(error)
+    return JaxsepError(f"{path}: cannot be written ({reason}); make room, or choose another --workdir")
 
 
 def _compare(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -76,7 +76,7 @@ def test_keeps_the_last_two_and_the_best(tmp_path):
     save_all(tmp_path, (6,))  # the best is known to the next start too
     assert integrity.steps(tmp_path / "checkpoints") == [2, 5, 6]
     save_all(tmp_path, (7,), {7: 3.5})
-    assert integrity.steps(tmp_path / "checkpoints") == [6, 7]
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["6", "7"]
 
 
 def test_a_step_is_saved_once(run):
@@ -214,6 +214,18 @@ def test_unwritable_folder(tmp_path):
     (tmp_path / "checkpoints").write_text("a file")
     with pytest.raises(JaxsepError, match="checkpoints: cannot be used"):
         Checkpoints(tmp_path)
+
+
+def test_a_save_that_would_fill_the_disk_is_refused(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+    usage = shutil.disk_usage(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        with pytest.raises(
+            JaxsepError, match=r"checkpoints/3: could not be written \(it takes 1.0 MiB and 0.0 MiB are"
+        ):
+            checkpoints.save(3, items(3), {})
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["1", "2"]
 
 
 FULL_DISK = """

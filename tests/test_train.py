@@ -51,7 +51,7 @@ SETTINGS = {
     "optim.schedule.patience": 1,
     "steps": 60,
     "log_every": 4,
-    "save_every": 3,
+    "save_every": 5,
     "eval_every": 10,
 }
 
