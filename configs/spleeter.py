@@ -117,8 +117,8 @@ def _demo(config: Config) -> None:
     config.optim.learning_rate = 3e-3
     config.optim.schedule.name = "warmup_cosine"
     config.optim.schedule.warmup = 30
-    config.steps = 600
-    config.log_every, config.save_every, config.eval_every = 20, 100, 200
+    config.steps = 900
+    config.log_every, config.save_every, config.eval_every = 20, 150, 300
     _frames(config, 64)
 
 
