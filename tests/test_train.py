@@ -145,6 +145,15 @@ def saving(workdir):
     return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
 
 
+def assert_same_run(killed, whole):
+    """Equal to the last bit: the metrics except their time, and all that the newest checkpoint holds."""
+    assert timeless(killed) == timeless(whole)
+    (step, expected, meta), found = arrays(whole), arrays(killed)
+    assert found == (step, expected, meta)
+    assert step == 60 and len(expected) > 100
+    assert not list((killed / "checkpoints").glob("*tmp*"))
+
+
 def test_killed_runs_end_like_one_that_was_not(songs, environment, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     text = finish(command(songs, whole), environment, whole)
@@ -166,17 +175,39 @@ def test_killed_runs_end_like_one_that_was_not(songs, environment, tmp_path):
     text = finish(words, environment, killed)
     assert "finished at step 60" in text
 
-    assert timeless(killed) == timeless(whole)
+    assert_same_run(killed, whole)
     steps = [(record["kind"], record["step"]) for record in timeless(whole)]
     assert [step for kind, step in steps if kind == "train"] == list(range(4, 61, 4))
     assert [step for kind, step in steps if kind == "valid"] == list(range(10, 61, 10))
-    (step, expected, meta), found = arrays(whole), arrays(killed)
-    assert step == 60 and found == (step, expected, meta)
-    assert len(expected) > 100
     rates = {record["learning_rate"] for record in timeless(whole) if record["kind"] == "train"}
     assert len(rates) > 1, "the plateau rule should have had its turn"
-    assert not list((killed / "checkpoints").glob("*tmp*"))
     assert len(json.loads((killed / "run.json").read_text())["resumed"]) >= 3
+
+
+@pytest.mark.full
+def test_soak(songs, environment, tmp_path):
+    """Twenty kills at any time from the first import to the last save."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(command(songs, whole), environment, whole)
+    begun = time.monotonic()
+    finish(command(songs, tmp_path / "again"), environment, tmp_path / "again")  # with all programs compiled
+    usual = time.monotonic() - begun
+    dice, kills = random.Random(1), 0
+    with (tmp_path / "killed.log").open("a") as output:
+        while kills < 20:
+            if last_step(killed) == 60:  # over: once more from the start
+                assert_same_run(killed, whole)
+                shutil.rmtree(killed)
+            process = start(command(songs, killed), environment, output)
+            try:
+                process.wait(timeout=dice.uniform(0, usual))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                kills += 1
+            assert process.returncode in (0, -signal.SIGKILL), (tmp_path / "killed.log").read_text()
+    finish(command(songs, killed), environment, killed)
+    assert_same_run(killed, whole)
 
 
 def run_here(words, capsys):
@@ -191,7 +222,14 @@ def run_here(words, capsys):
 def short(songs, tmp_path_factory):
     """A finished run of six steps."""
     workdir = tmp_path_factory.mktemp("runs") / "short run"
-    changes = {"steps": 6, "eval_every": 4, "log_every": 4, "optim__accumulate": 1, "tensorboard": True}
+    changes = {
+        "steps": 6,
+        "eval_every": 4,
+        "log_every": 4,
+        "save_every": 3,
+        "optim__accumulate": 1,
+        "tensorboard": True,
+    }
     assert train.main(command(songs, workdir, **changes)) == 0
     return workdir, changes
 
