@@ -35,6 +35,8 @@ class Mask:
 class RatioMask:
     """Spleeter's soft mask: m_i = (|y_i|^p + eps / S) / (sum_j |y_j|^p + eps) on the mixture spectrum.
 
+    Of a single source, what it leaves of the mixture is the second one: alone its mask would be 1.
+
     Attributes:
         power: p; 2 is Spleeter's separation exponent.
         eps: keeps the masks finite, and 1 / S each where all estimates are silent.
@@ -58,8 +60,12 @@ class RatioMask:
             JaxsepError: the estimates have more bins than the mixture.
         """
         missing = _missing_bins(latents, mix)
+        sources = latents.shape[1]
+        if sources == 1:
+            latents = jnp.concatenate([latents, mix[:, None, :, : latents.shape[3]] - latents], axis=1)
         energy = _energy(latents) if self.power == 2 else jnp.abs(latents) ** self.power
         mask = (energy + self.eps / latents.shape[1]) / (energy.sum(axis=1, keepdims=True) + self.eps)
+        mask = mask[:, :sources]
         if missing and self.extension == "average":
             above = jnp.broadcast_to(mask.mean(axis=3, keepdims=True), (*mask.shape[:3], missing, mask.shape[4]))
             mask = jnp.concatenate([mask, above], axis=3)

@@ -157,6 +157,13 @@ def test_wiener_of_one_source_has_a_residual():
     assert distance(out[:, 0], mix) > 0.4
 
 
+def test_a_single_source_is_held_against_the_rest_of_the_mixture():
+    latents, mix = spectra(1, 1, 5, 16, 2)
+    share = np.abs(latents[:, 0]) / np.abs(mix)
+    expected = share**2 / (share**2 + (1 - share) ** 2) * mix
+    np.testing.assert_allclose(RatioMask()(latents, mix)[:, 0], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("post", [RatioMask(), Wiener()])
 def test_estimates_wider_than_the_mixture(post):
     latents, mix = spectra(1, 2, 4, 6, 1)
