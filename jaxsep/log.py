@@ -8,6 +8,7 @@ import datetime
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -109,7 +110,8 @@ class Progress:
         if self.out.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=steps, initial=step, unit="step", file=self.out, dynamic_ncols=True)
+            width = shutil.get_terminal_size().columns  # 80 where a terminal does not say
+            self._bar = tqdm(total=steps, initial=step, unit="step", file=self.out, ncols=width)
 
     def waited(self, seconds: float) -> None:
         """Adds time that a step spent waiting for its batch."""

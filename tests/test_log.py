@@ -104,7 +104,8 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch):
     assert printed[2].startswith("step 13/40  loss 0.5  sdr 7.25  ")
 
 
-def test_a_bar_on_a_terminal():
+def test_a_bar_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
     out = Terminal()
     progress = log.Progress(10, 40, 4, out)
     progress.step(20, loss=0.5)

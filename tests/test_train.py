@@ -195,9 +195,6 @@ def test_soak(songs, environment, tmp_path):
     dice, kills = random.Random(1), 0
     with (tmp_path / "killed.log").open("a") as output:
         while kills < 20:
-            if last_step(killed) == 60:  # over: once more from the start
-                assert_same_run(killed, whole)
-                shutil.rmtree(killed)
             process = start(command(songs, killed), environment, output)
             try:
                 process.wait(timeout=dice.uniform(0, usual))
@@ -205,6 +202,9 @@ def test_soak(songs, environment, tmp_path):
                 process.kill()
                 process.wait()
                 kills += 1
+            if process.returncode == 0:  # over: once more from the start
+                assert_same_run(killed, whole)
+                shutil.rmtree(killed)
             assert process.returncode in (0, -signal.SIGKILL), (tmp_path / "killed.log").read_text()
     finish(command(songs, killed), environment, killed)
     assert_same_run(killed, whole)
