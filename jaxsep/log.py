@@ -110,8 +110,8 @@ class Progress:
         if self.out.isatty():
             from tqdm import tqdm
 
-            width = shutil.get_terminal_size().columns  # 80 where a terminal does not say
-            self._bar = tqdm(total=steps, initial=step, unit="step", file=self.out, ncols=width)
+            width, height = shutil.get_terminal_size()  # 80 x 24 where a terminal does not say
+            self._bar = tqdm(total=steps, initial=step, unit="step", file=self.out, ncols=width, nrows=height)
 
     def waited(self, seconds: float) -> None:
         """Adds time that a step spent waiting for its batch."""
