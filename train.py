@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -26,7 +25,7 @@ from jaxsep.errors import JaxsepError
 USAGE = "train.py --config=FILE.py[:VARIANT] --workdir=FOLDER [--config.KEY=VALUE ...]"
 
 
-def train(config: Any, workdir: str, argv: Sequence[str]) -> None:
+def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
     """One run, in order.
 
     Raises:
@@ -149,7 +148,7 @@ def train(config: Any, workdir: str, argv: Sequence[str]) -> None:
     print(f"{folder}: finished at step {step}{why}; best validation SDR {best[1]:.2f} dB at step {best[0]}")
 
 
-def parse(argv: Sequence[str]) -> tuple[Any, str]:
+def parse(argv: Sequence[str]) -> tuple[configs.Config, str]:
     """The config and the run folder of a command line.
 
     Raises:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxsep.config import run_config
+from jaxsep.config import Config, run_config
 from jaxsep.log import read_metrics
 from jaxsep.workdir import read_run, write_text
 
@@ -40,7 +40,7 @@ def write_card(workdir: str | Path) -> Path:
     return folder / FILE
 
 
-def _head(config: Any, run: Mapping[str, Any], best: Mapping | None, scores: Mapping) -> dict[str, Any]:
+def _head(config: Config, run: Mapping[str, Any], best: Mapping | None, scores: Mapping) -> dict[str, Any]:
     licence, commercial = KNOWN_DATA.get(config.data.source, (_licence(config.data.root), UNKNOWN))
     return {
         "name": config.name,
@@ -57,7 +57,7 @@ def _head(config: Any, run: Mapping[str, Any], best: Mapping | None, scores: Map
     }
 
 
-def _body(config: Any, run: Mapping, head: Mapping, best: Mapping | None, scores: Mapping) -> list[str]:
+def _body(config: Config, run: Mapping, head: Mapping, best: Mapping | None, scores: Mapping) -> list[str]:
     data = run.get("data", {})
     songs = ", ".join(f"{count} songs for {split}" for split, count in data.get("songs", {}).items())
     optim, schedule = config.optim, config.optim.schedule.name

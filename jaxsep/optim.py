@@ -6,14 +6,13 @@ logged and where the plateau rule, which follows the validation and not the step
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import optax
 from jax import Array
 from jaxtyping import Float32, Int
 
-from jaxsep.config import choose
+from jaxsep.config import Config, choose
 from jaxsep.errors import JaxsepError
 
 Schedule = Callable[[Int[Array, ""]], Float32[Array, ""]]
@@ -32,26 +31,26 @@ class Optimiser:
     learning_rate: Schedule
 
 
-def _adam(optim: Any) -> optax.GradientTransformation:
+def _adam(optim: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015). Weight decay joins the gradient, as in PyTorch's Adam."""
     return optax.chain(optax.add_decayed_weights(optim.weight_decay), _adam_directions(optim))
 
 
-def _adamw(optim: Any) -> optax.GradientTransformation:
+def _adamw(optim: Config) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019): weight decay is added to the direction."""
     return optax.chain(_adam_directions(optim), optax.add_decayed_weights(optim.weight_decay))
 
 
-def _adam_directions(optim: Any) -> optax.GradientTransformation:
+def _adam_directions(optim: Config) -> optax.GradientTransformation:
     return optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.eps)
 
 
-def _rmsprop(optim: Any) -> optax.GradientTransformation:
+def _rmsprop(optim: Config) -> optax.GradientTransformation:
     """RMSprop (Tieleman & Hinton 2012) with decay b2."""
     return optax.chain(optax.add_decayed_weights(optim.weight_decay), optax.scale_by_rms(decay=optim.b2, eps=optim.eps))
 
 
-def _sgd(optim: Any) -> optax.GradientTransformation:
+def _sgd(optim: Config) -> optax.GradientTransformation:
     """Stochastic gradient descent with momentum b1."""
     return optax.chain(optax.add_decayed_weights(optim.weight_decay), optax.trace(decay=optim.b1))
 
@@ -59,11 +58,11 @@ def _sgd(optim: Any) -> optax.GradientTransformation:
 OPTIMISERS = {"adam": _adam, "adamw": _adamw, "rmsprop": _rmsprop, "sgd": _sgd}
 
 
-def _constant(optim: Any, steps: int) -> Schedule:
+def _constant(optim: Config, steps: int) -> Schedule:
     return lambda step: jnp.float32(optim.learning_rate)
 
 
-def _milestones(optim: Any, steps: int) -> Schedule:
+def _milestones(optim: Config, steps: int) -> Schedule:
     """Times `factor` at each milestone, or each time `every` steps have passed (halving: factor 0.5)."""
     spec = optim.schedule
     marks = tuple(spec.milestones)
@@ -83,7 +82,7 @@ def _milestones(optim: Any, steps: int) -> Schedule:
     return rate
 
 
-def _warmup_cosine(optim: Any, steps: int) -> Schedule:
+def _warmup_cosine(optim: Config, steps: int) -> Schedule:
     """Rises linearly over `warmup` steps, then falls along half a cosine towards 0 at the last step."""
     warmup = optim.schedule.warmup
     if not 0 <= warmup < steps:
@@ -105,7 +104,7 @@ SCHEDULES = {
 }
 
 
-def build(optim: Any, steps: int) -> Optimiser:
+def build(optim: Config, steps: int) -> Optimiser:
     """The optimiser that a config's `optim` block describes, for a run of `steps` steps.
 
     Raises:
@@ -130,7 +129,7 @@ def build(optim: Any, steps: int) -> Optimiser:
     return Optimiser(optax.chain(clip, directions), rate)
 
 
-def plateau_scale(scores: Sequence[float], schedule: Any) -> float:
+def plateau_scale(scores: Sequence[float], schedule: Config) -> float:
     """Factor on the learning rate after these validation scores, in their order.
 
     Each time `patience` scores in a row are no better than the best before, the rate is multiplied by `factor`.

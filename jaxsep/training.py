@@ -17,7 +17,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from jaxsep.config import parse_sources
+from jaxsep.config import Config, parse_sources
 from jaxsep.errors import JaxsepError
 from jaxsep.losses import Loss
 from jaxsep.optim import Optimiser
@@ -104,7 +104,7 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     return Mesh(np.array(devices or jax.devices()), ("data",))
 
 
-def check_batch(config: Any, mesh: Mesh) -> None:
+def check_batch(config: Config, mesh: Mesh) -> None:
     """That micro-batches come out even on every device.
 
     Raises:
@@ -118,7 +118,7 @@ def check_batch(config: Any, mesh: Mesh) -> None:
         )
 
 
-def init_state(separator: Any, optimiser: Optimiser, config: Any, mesh: Mesh) -> TrainState:
+def init_state(separator: Any, optimiser: Optimiser, config: Config, mesh: Mesh) -> TrainState:
     """The state before the first step, a copy on every device of the mesh."""
 
     def create() -> TrainState:
@@ -162,7 +162,7 @@ def make_losses(separator: Any, loss: Loss) -> Callable:
 
 
 def make_train_step(
-    separator: Any, loss: Loss, optimiser: Optimiser, config: Any, mesh: Mesh
+    separator: Any, loss: Loss, optimiser: Optimiser, config: Config, mesh: Mesh
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
     """The jitted step (state, batch, scale) -> (state, metrics); `scale` multiplies the learning rate.
 
@@ -208,7 +208,7 @@ def make_train_step(
 
 
 def compile_train_step(
-    separator: Any, loss: Loss, optimiser: Optimiser, config: Any, mesh: Mesh, state: TrainState
+    separator: Any, loss: Loss, optimiser: Optimiser, config: Config, mesh: Mesh, state: TrainState
 ) -> Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]:
     """`make_train_step`, compiled for the config's batch; a batch of another shape is then a TypeError."""
     examples, length, channels = config.data.batch_size, config.data.segment, config.channels

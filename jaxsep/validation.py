@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from jaxsep import training
-from jaxsep.config import parse_sources, parse_stems
+from jaxsep.config import Config, parse_sources, parse_stems
 from jaxsep.data.tracks import MIXTURE, Track
 from jaxsep.errors import JaxsepError
 from jaxsep.inference import Model
@@ -35,7 +35,7 @@ class Result:
 
 
 def make_validate(
-    separator: Any, loss: Loss, config: Any, mesh: Mesh, tracks: Sequence[Track]
+    separator: Any, loss: Loss, config: Config, mesh: Mesh, tracks: Sequence[Track]
 ) -> Callable[[Mapping[str, Any]], Result]:
     """(variables) -> Result over whole songs.
 
@@ -76,7 +76,7 @@ def make_validate(
 
 
 def _read(
-    track: Track, sources: Mapping[str, Sequence[str]], config: Any
+    track: Track, sources: Mapping[str, Sequence[str]], config: Config
 ) -> tuple[Float[np.ndarray, "t c"], Float[np.ndarray, "s t c"]]:
     """The mixture and the sources of a whole song, with the model's rate and channels."""
     names = parse_stems(config.data.stems)
@@ -88,7 +88,7 @@ def _read(
     return waves[0], waves[1:]
 
 
-def _fit(wave: np.ndarray, rate: int, config: Any) -> np.ndarray:
+def _fit(wave: np.ndarray, rate: int, config: Config) -> np.ndarray:
     if config.channels == 1:
         wave = wave.mean(axis=1, keepdims=True)
     if rate != config.sample_rate:
@@ -101,7 +101,7 @@ def _losses(
     variables: Mapping[str, Any],
     mix: Float[np.ndarray, "t c"],
     references: Float[np.ndarray, "s t c"],
-    config: Any,
+    config: Config,
     mesh: Mesh,
 ) -> Float[np.ndarray, "n s"]:
     """Losses of a song's segments; the last one ends with the song."""

@@ -31,7 +31,7 @@ PACKAGES = (
 )
 
 
-def open_workdir(workdir: str | Path, config: Any) -> Path:
+def open_workdir(workdir: str | Path, config: configs.Config) -> Path:
     """Makes the run folder, or finds in it a run of the same config, and writes `config.json`.
 
     Raises:
@@ -105,7 +105,7 @@ def read_run(workdir: str | Path) -> dict[str, Any]:
         raise JaxsepError(f"{path}: damaged ({error}); remove it") from None
 
 
-def describe_data(config: Any, tracks: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+def describe_data(config: configs.Config, tracks: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Source, songs per split, seconds, and a fingerprint of names, rates, channels and lengths.
 
     Args:
