@@ -1,12 +1,14 @@
 """The model card of a run folder: data, licence, recipe, scores; for people in Markdown, for programs on top of it."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxsep.config import Config, run_config
 from jaxsep.log import read_metrics
+from jaxsep.metrics import aggregate
 from jaxsep.workdir import read_run, write_text
 
 FILE = "MODEL_CARD.md"
@@ -53,7 +55,7 @@ def _head(config: Config, run: Mapping[str, Any], best: Mapping | None, scores: 
         "channels": config.channels,
         "git": run.get("git", UNKNOWN),
         "validation_sdr": best and best["sdr"],
-        "scores": scores,
+        "scores": {split: {key: summary[key] for key in ("protocols", "scores")} for split, summary in scores.items()},
     }
 
 
@@ -86,15 +88,16 @@ def _body(config: Config, run: Mapping, head: Mapping, best: Mapping | None, sco
         + (f"{best['sdr']:.2f} at step {best['step']}." if best else "none yet."),
     ]
     for split, summary in scores.items():
-        lines += ["", f"`scores/{split}/summary.json`:", "", "```json", json.dumps(summary, indent=2), "```"]
+        lines += ["", f"Split {split} (`scores/{split}/summary.json`):", "", aggregate.table(summary)]
     return lines
 
 
 def _licence(root: str) -> str:
-    """First line of a licence file in the data's folder."""
+    """What a licence file in the data's folder says: its first line with the word licence, or its first line."""
     for name in LICENCE_FILES:
         path = Path(root) / name
         if root and path.is_file():
-            lines = path.read_text(errors="replace").strip().splitlines()
-            return f"{lines[0].strip()} ({name} of the data)" if lines else UNKNOWN
+            lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+            named = [line for line in lines if re.search("licen[cs]e", line, re.IGNORECASE)]
+            return f"{(named or lines)[0]} ({name} of the data)" if lines else UNKNOWN
     return UNKNOWN

@@ -37,11 +37,27 @@ def test_best_validation_and_scores_join(tmp_path):
     for step, sdr in ((10, 1.5), (20, 2.25), (30, 2.0)):
         metrics.write(step, "valid", {"sdr": sdr}, {})
     (tmp_path / "scores" / "test").mkdir(parents=True)
-    summary = {"protocol": "museval", "sdr": {"vocals": 5.5}}
+    key = "sdr_median_of_medians"
+    summary = {
+        "system": "spleeter:demo",
+        "checkpoint": {"step": 20},
+        "protocols": {key: "SDR (median): as in museval"},
+        "scores": {key: {"vocals": 5.5, "average": None}},
+        "baselines": {"scaled mixture": {key: {"vocals": 1.25, "average": 1.25}}},
+        "data": {"root": "songs", "split": "test"},
+        "tracks": ["a"],
+        "tracks_in_split": 2,
+        "mixture": "sum",
+        "scored_together": [["vocals"]],
+        "missing": {},
+        "failed": {"b": "b/vocals.wav: truncated"},
+        "silent": {},
+    }
     (tmp_path / "scores" / "test" / "summary.json").write_text(json.dumps(summary))
     head, body = read(tmp_path)
     assert head["validation_sdr"] == 2.25 and "2.25 at step 20" in body
-    assert head["scores"] == {"test": summary} and '"vocals": 5.5' in body
+    assert head["scores"] == {"test": {name: summary[name] for name in ("protocols", "scores")}}
+    assert "| **spleeter:demo, step 20** |   5.50 |" in body and "left out: b: b/vocals.wav: truncated" in body
 
 
 def test_licence_of_the_data(tmp_path):
@@ -50,6 +66,10 @@ def test_licence_of_the_data(tmp_path):
     head, _ = read(make_run(tmp_path / "unknown", "folder", root))
     assert head["license"] == head["commercial_use"] == "not stated"
     (root / "LICENSE.txt").write_text("CC BY-NC-SA 4.0\nmore\n")
+    (tmp_path / "titled").mkdir()
+    (tmp_path / "titled" / "LICENCE.txt").write_text("A song\n\nLicence: CC BY 4.0\n")
+    head, _ = read(make_run(tmp_path / "titled run", "folder", tmp_path / "titled"))
+    assert head["license"] == "Licence: CC BY 4.0 (LICENCE.txt of the data)"
     head, body = read(make_run(tmp_path / "stated", "folder", root))
     assert head["license"] == "CC BY-NC-SA 4.0 (LICENSE.txt of the data)" and head["commercial_use"] == "not stated"
     assert head["license"] in body
