@@ -107,7 +107,7 @@ def _report(config: Config, variant: str) -> None:
 
 
 def _demo(config: Config) -> None:
-    """Built-in songs, a quarter of the width and four levels instead of six: minutes on two cores."""
+    """Built-in songs, half of the widths and four levels instead of six: minutes on two cores."""
     config.seed = 0
     config.data.source = "builtin"
     config.data.batch_size = 4
