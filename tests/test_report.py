@@ -53,7 +53,9 @@ def run(tmp_path):
     """A run folder as training and scoring leave it."""
     folder = tmp_path / "run é $x"
     (folder / "scores" / "test").mkdir(parents=True)
-    (folder / "config.json").write_text(to_json(load_config("configs/spleeter.py:demo")))
+    config = load_config("configs/spleeter.py:demo")
+    config.steps = 600
+    (folder / "config.json").write_text(to_json(config))
     (folder / "scores" / "test" / "summary.json").write_text(json.dumps(SUMMARY))
     (folder / "run.json").write_text(
         json.dumps({"command": "python train.py --x='<y>'", "versions": {"jax": "0.10.2"}})
