@@ -206,9 +206,9 @@ def _separate(args: argparse.Namespace) -> int:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from jaxsep import models
+    from jaxsep import catalogue
 
-    rows = models.describe()
+    rows = catalogue.describe()
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
