@@ -195,8 +195,8 @@ def test_models_as_table_and_json(monkeypatch, capsys):
         "sample_rate": 44100,
         "config": "configs/spleeter.py:4stems",
     }
-    monkeypatch.setitem(sys.modules, "jaxsep.models", types.SimpleNamespace(describe=lambda: [row]))
-    monkeypatch.setattr(jaxsep, "models", sys.modules["jaxsep.models"], raising=False)
+    monkeypatch.setitem(sys.modules, "jaxsep.catalogue", types.SimpleNamespace(describe=lambda: [row]))
+    monkeypatch.setattr(jaxsep, "catalogue", sys.modules["jaxsep.catalogue"], raising=False)
     assert cli.main(["models", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [row]
     assert cli.main(["models"]) == 0
