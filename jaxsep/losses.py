@@ -1,5 +1,6 @@
 """Losses: (estimate, reference) -> [b s], averaged over all other axes and never over examples or sources."""
 
+import abc
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +18,14 @@ from jaxsep.errors import JaxsepError
 TINY = 1e-8
 
 
-class Loss:
+class Loss(abc.ABC):
     """What training calls. `domain` says what to feed: source latents ("magnitude") or stems ("wave")."""
 
     domain: ClassVar[str] = "wave"
 
+    @abc.abstractmethod
     def __call__(self, estimate: Array, reference: Array) -> Float[Array, "b s"]:
         """Loss per example and source."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class _Spectral(Loss):
         estimate, reference = self._magnitude(estimate), self._magnitude(reference)
         return self.distance(estimate, reference).mean(axis=(2, 3, 4))
 
+    @abc.abstractmethod
     def distance(self, estimate: Array, reference: Array) -> Array:
         """Elementwise distance of magnitudes."""
-        raise NotImplementedError
 
     def _magnitude(self, z: Array) -> Array:
         magnitude = jnp.abs(z)
