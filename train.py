@@ -52,6 +52,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
     # --- Model, loss, optimiser ---------------------------------------------------------------------------
     model = separator.build(config)
     loss = losses.from_config(config)
+    terms = ("target",) if config.data.conditions else tuple(sources)  # what the loss is logged for
     optimiser = optim.build(config.optim, config.steps)
 
     # --- Data: addressed by step, so that a run goes on from one integer ----------------------------------
@@ -103,8 +104,8 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
             metrics = jax.device_get(metrics)
             if not metrics.ok:
                 save()
-                raise training.failure(metrics, at, tuple(sources), stream.describe(at - 1))
-            numbers = metrics.numbers(tuple(sources))
+                raise training.failure(metrics, at, terms, stream.describe(at - 1))
+            numbers = metrics.numbers(terms)
             window.add(numbers)
             progress.step(at, loss=numbers["loss"])
             if at % config.log_every == 0 or at == config.steps:

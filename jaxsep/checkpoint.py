@@ -176,6 +176,22 @@ def load_variables(workdir: str | Path, which: str | int = "best") -> tuple[dict
     raise JaxsepError(f"{folder}: there is no checkpoint that can be read; train first, or name another run folder")
 
 
+def save_variables(workdir: str | Path, variables: Mapping[str, Any], step: int = 0, sdr: float | None = None) -> None:
+    """Writes the only checkpoint of a run folder that separates and is scored, but cannot be trained further.
+
+    Args:
+        workdir: the run folder.
+        variables: Flax variables, "params" and where there are some "batch_stats".
+        step: the checkpoint's name.
+        sdr: validation SDR, where it is known.
+
+    Raises:
+        JaxsepError: the folder cannot be written.
+    """
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(step, variables, {"history": []}, sdr)
+
+
 def _variables(checkpoint: Path) -> dict[str, Any]:
     """Reads params (or ema) and batch_stats, whatever devices they were saved from."""
     params = "ema" if (checkpoint / "ema").is_dir() else "params"

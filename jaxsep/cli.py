@@ -54,8 +54,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_separate(commands)
 
-    models = _add(commands, "models", _models, "list the systems and their variants")
+    models = _add(commands, "models", _models, "list the systems and their variants, pack and blend runs")
     _add_json(models)
+    rooms = models.add_subparsers(title="commands", metavar="COMMAND")
+    for name, words in (
+        ("pack", "make one separator of runs that have a source each"),
+        ("blend", "make one separator of runs of the same sources: the mean of their nets"),
+    ):
+        merge = _add(rooms, name, _merge, words)
+        merge.set_defaults(merge=name)
+        merge.add_argument("runs", nargs="+", metavar="RUN", type=Path)
+        merge.add_argument("-o", "--out", required=True, metavar="DIR", type=Path, help="the new run folder")
+        merge.add_argument("--checkpoint", type=_checkpoint, default="best", metavar="best|last|STEP")
 
     data = commands.add_parser("data", help="make, check and fetch data sets")
     rooms = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -228,6 +238,15 @@ def _models(args: argparse.Namespace) -> int:
     widths = [max(map(len, column)) for column in zip(heads, *table, strict=True)]
     for line in (heads, *table):
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from jaxsep import packing
+
+    command = ["jaxsep", "models", args.merge, *map(str, args.runs), "--out", str(args.out)]
+    getattr(packing, args.merge)(args.runs, args.out, args.checkpoint, [*command, "--checkpoint", str(args.checkpoint)])
+    print(args.out)
     return 0
 
 

@@ -38,7 +38,9 @@ def defaults() -> Config:
             "channels": 2,
             "precision": "float32",
             "model": {"name": ""},
-            "per_source": False,
+            "per_source": False,  # one net per source
+            "model_by_source": {},  # source -> fields of `model` that are its own, under per_source
+            "blend": 1,  # nets of the kind, trained apart, whose outputs are averaged: `jaxsep models blend`
             "front": {
                 "name": "stft",
                 "frame": 4096,
@@ -64,6 +66,7 @@ def defaults() -> Config:
                 "gain": (1.0, 1.0),
                 "swap": 0.0,
                 "sign": 0.0,
+                "conditions": "",  # how a conditioned system's targets are drawn: jaxsep/data/conditions.py
                 "mixture": "sum",  # sum of the augmented stems | original: the song's own mixture
                 "resample": False,
                 "songs": {"train": 24, "valid": 4, "test": 6, "seconds": 30.0, "seed": 0},  # builtin only
@@ -99,6 +102,8 @@ def defaults() -> Config:
                 "batch_size": 1,
                 "shifts": 0,
                 "standardise": False,
+                "block_overlap": 0.0,  # fraction that a block of frames shares with the next one
+                "swap_channels": False,  # average with the net's output for exchanged channels
                 "post": {"name": ""},
             },
         }
@@ -228,7 +233,10 @@ def check(config: Config) -> None:
                 raise JaxsepError(
                     f"sources: {source!r} needs the stem {stem!r}, which is not in data.stems={config.data.stems!r}"
                 )
-    for key in ("steps", "log_every", "eval_every", "save_every", "sample_rate", "channels"):
+    for source in config.model_by_source:
+        if not config.per_source or source not in (*stems, *parse_sources(config.sources)):
+            raise JaxsepError(f"model_by_source: {source!r} is neither a source nor a stem of a per_source system")
+    for key in ("steps", "blend", "log_every", "eval_every", "save_every", "sample_rate", "channels"):
         if config[key] < 1:
             raise JaxsepError(f"{key}={config[key]}: expected 1 or more")
 

@@ -32,6 +32,35 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class Magnitude:
+    """Magnitudes with the phase of the mixture: relu(y) z / |z|. Where the mixture is silent, so is the source."""
+
+    def __call__(self, y: Float[Array, "b s n f c"], z: Complex[Array, "b n f c"]) -> Complex[Array, "b s n f c"]:
+        """Source latents from magnitudes and the mixture latent."""
+        size = jnp.abs(z)
+        phasor = jnp.where(size > 0, z / jnp.where(size > 0, size, 1), 0)
+        return jax.nn.relu(y.astype(jnp.float32)) * phasor[:, None]
+
+
+@dataclass(frozen=True)
+class Map:
+    """The net's output is the source latent: complex spectra from complex spectra, waves from waves."""
+
+    def __call__(self, y: Array, z: Array) -> Array:
+        """Source latents [b s ...], as they are."""
+        return y
+
+
+@dataclass(frozen=True)
+class AmplitudePhase:
+    """PHASEN's output: the mixture's amplitude times an amplitude mask M times a phasor Phi, |z| M Phi."""
+
+    def __call__(self, y: Complex[Array, "b s n f c"], z: Complex[Array, "b n f c"]) -> Complex[Array, "b s n f c"]:
+        """Source latents from y = M Phi and the mixture latent."""
+        return jnp.abs(z)[:, None] * y
+
+
+@dataclass(frozen=True)
 class RatioMask:
     """Spleeter's soft mask: m_i = (|y_i|^p + eps / S) / (sum_j |y_j|^p + eps) on the mixture spectrum.
 
@@ -209,5 +238,5 @@ def _one_of(key: str, value: str, names) -> None:
         raise JaxsepError(f"{key}={value!r} is unknown, expected one of {', '.join(names)}")
 
 
-HEADS = {"mask": Mask}
+HEADS = {"mask": Mask, "magnitude": Magnitude, "map": Map, "amplitude_phase": AmplitudePhase}
 POSTS = {"ratio_mask": RatioMask, "wiener": Wiener}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 
 from jaxsep.config import Config, choose, construct, defaults
 from jaxsep.errors import JaxsepError
@@ -121,6 +121,45 @@ class L2(_Spectral):
 
 
 @dataclass(frozen=True)
+class ComplexL2(Loss):
+    """Mean squared difference of complex spectra, real and imaginary parts apart (LaSAFT's `spec_mse`)."""
+
+    domain: ClassVar[str] = "magnitude"
+
+    def __call__(
+        self, estimate: Complex[Array, "b s n f c"], reference: Complex[Array, "b s n f c"]
+    ) -> Float[Array, "b s"]:
+        """Loss per example and source: |e - r|^2 / 2, averaged over n, f, c."""
+        return _square(estimate - reference).mean(axis=(2, 3, 4)) / 2
+
+
+@dataclass(frozen=True)
+class Compressed(Loss):
+    """PHASEN's loss: L_amp / 2 + L_phase / 2 on power-compressed spectra (Yin et al., AAAI 2020, eq. 11-13).
+
+    L_amp is the squared difference of |S|^p, L_phase that of |S|^p e^(j phase), averaged over n, f, c.
+
+    Attributes:
+        power: p; the paper's 0.3.
+        eps: joins the squared magnitude below the power, whose slope at zero is infinite.
+    """
+
+    power: float = 0.3
+    eps: float = 1e-8
+    domain: ClassVar[str] = "magnitude"
+
+    def __call__(
+        self, estimate: Complex[Array, "b s n f c"], reference: Complex[Array, "b s n f c"]
+    ) -> Float[Array, "b s"]:
+        """Loss per example and source."""
+        power = [_square(z) + self.eps for z in (estimate, reference)]
+        amplitude = (power[0] ** (self.power / 2) - power[1] ** (self.power / 2)) ** 2
+        slopes = [p ** ((self.power - 1) / 2) for p in power]
+        phase = _square(slopes[0] * estimate - slopes[1] * reference)
+        return (0.5 * amplitude + 0.5 * phase).mean(axis=(2, 3, 4))
+
+
+@dataclass(frozen=True)
 class WaveL1(Loss):
     """Mean absolute difference of waves."""
 
@@ -164,6 +203,10 @@ class SiSnr(SiSdr):
         """Loss per example and source."""
         estimate, reference = (x - x.mean(axis=2, keepdims=True) for x in (estimate, reference))
         return super().__call__(estimate, reference)
+
+
+def _square(z: Complex[Array, "..."]) -> Float[Array, "..."]:
+    return z.real**2 + z.imag**2
 
 
 def mel_filters(bands: int, bins: int, rate: int, frame: int, htk: bool = False) -> np.ndarray:
@@ -212,6 +255,8 @@ LOSSES: dict[str, type[Loss]] = {
     "weighted_l1": WeightedL1,
     "smooth_l1": SmoothL1,
     "l2": L2,
+    "complex_l2": ComplexL2,
+    "compressed": Compressed,
     "wave_l1": WaveL1,
     "wave_l2": WaveL2,
     "si_sdr": SiSdr,

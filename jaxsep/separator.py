@@ -1,5 +1,6 @@
 """The whole flow on one screen: mixture -> front end -> net -> head -> (post-filter) -> waves."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,11 +32,37 @@ class PerSource(nn.Module):
 
     @nn.compact
     def __call__(self, latent: Array, targets: Array | None, train: bool) -> Array:
-        """[b n f c] or [b t c] -> [b s ...]."""
+        """[b n f c] or [b t c] -> [b s ...].
+
+        Raises:
+            JaxsepError: targets are given: these nets cannot be asked for anything but their source.
+        """
+        if targets is not None:
+            raise JaxsepError("targets: this system has one net per source and takes no conditions")
         return jnp.stack(
             [net.clone(parent=self, name=source)(latent, targets, train) for source, net in self.nets.items()],
             axis=1,
         )
+
+
+class Blend(nn.Module):
+    """The mean of the outputs of several nets of one kind, trained apart: UHL2 of SiSEC 2018 is 0.5 UHL1 + 0.5 UHL1.
+
+    Attributes:
+        nets: one or more; parameters are keyed by their number.
+    """
+
+    nets: Sequence[nn.Module]
+
+    def lengths(self, length: int) -> tuple[int, int]:
+        """(fed, yielded) for at least `length` frames or samples, the same for all nets."""
+        return self.nets[0].lengths(length)
+
+    @nn.compact
+    def __call__(self, latent: Array, targets: Array | None, train: bool) -> Array:
+        """The output of one net, averaged over all."""
+        outputs = [net.clone(parent=self, name=str(i))(latent, targets, train) for i, net in enumerate(self.nets)]
+        return sum(outputs[1:], outputs[0]) / len(outputs)
 
 
 class Separator(nn.Module):
@@ -48,6 +75,9 @@ class Separator(nn.Module):
         post: (source latents, full-band mixture latent) -> full-band source latents; in evaluation only, or None.
         block: the net sees blocks of this many frames, the last one padded with zeros (Spleeter's T = 512);
             0 = all frames at once, padded to the nearest length that the net takes.
+        block_overlap: in evaluation, blocks share this fraction with the next one and every frame is the mean of the
+            blocks that hold it (D3Net: 0.5).
+        swap_channels: in evaluation, the net's output is averaged with that for exchanged channels (D3Net).
     """
 
     front: nn.Module
@@ -55,6 +85,8 @@ class Separator(nn.Module):
     head: Any
     post: Any = None
     block: int = 0
+    block_overlap: float = 0.0
+    swap_channels: bool = False
 
     def encode(self, wave: Float[Array, "*b t c"]) -> Array:
         """Latents of references as the losses compare them: [*b n f c], cropped to the front end's bins."""
@@ -66,11 +98,14 @@ class Separator(nn.Module):
         Args:
             mix: [b t c].
             targets: weights over the sources for conditioned nets, [b k s]; None = every source.
-            train: batch statistics and dropout on, post-filter off.
+            train: batch statistics and dropout on, post-filter and averages of evaluation off.
         """
         full = self.front.encode(mix)
         latent = self.front.crop(full)
-        sources = self.head(self._run(latent, targets, train), latent)
+        output = self._run(latent, targets, train)
+        if self.swap_channels and not train:
+            output = (output + self._run(latent[..., ::-1], targets, train)[..., ::-1]) / 2
+        sources = self.head(output, latent)
         final = sources if train or self.post is None else self.post(sources, full)
         return Separation(self.front.decode(final, mix.shape[1]), sources)
 
@@ -78,22 +113,43 @@ class Separator(nn.Module):
         """The net on a latent of any length: context in front, zeros behind, cropped again."""
         batch, length, *rest = latent.shape
         size = self.block or length
-        blocks = -(-length // size)
         fed, yielded = self.net.lengths(size)
         if self.block and (fed, yielded) != (size, size):
             raise JaxsepError(f"block={size}: the net takes {fed} frames at a time; set block to a length it takes")
         before = (fed - yielded) // 2
-        after = blocks * size - length + (fed - size - before)
-        padded = jnp.pad(latent, [(0, 0), (before, after)] + [(0, 0)] * len(rest))
-        if blocks > 1:
-            padded = padded.reshape(batch * blocks, size, *rest)
-            targets = None if targets is None else jnp.repeat(targets, blocks, axis=0)
-        out = self.net(padded, targets, train)
-        if blocks > 1:  # [b*blocks s n f c] -> [b s blocks*n f c]
-            out = out.reshape(batch, blocks, *out.shape[1:])
-            out = jnp.moveaxis(out, 1, 2)
-            out = out.reshape(batch, out.shape[1], blocks * size, *out.shape[4:])
-        return out[:, :, :length]
+        if not self.block:
+            padded = _pad(latent, before, fed - size - before)
+            return self.net(padded, targets, train)[:, :, :length]
+        stride = self._stride(train)
+        lead = size - stride  # so that the first frame, too, is held by as many blocks as all others
+        count = -(-(length + lead) // stride)
+        padded = _pad(latent, lead, (count - 1) * stride + size - lead - length)
+        blocks = jnp.stack([padded[:, i * stride : i * stride + size] for i in range(count)], axis=1)
+        targets = None if targets is None else jnp.repeat(targets, count, axis=0)
+        out = self.net(blocks.reshape(batch * count, size, *rest), targets, train)
+        out = jnp.moveaxis(out.reshape(batch, count, *out.shape[1:]), 1, 2)  # [b s blocks n f c]
+        out = out.reshape(*out.shape[:3], size // stride, stride, *out.shape[4:])
+        # Of the stride-long parts of a block, part p of block i lies where part 0 of block i + p does.
+        parts = [_pad(out[:, :, :, p], p, size // stride - 1 - p, axis=2) for p in range(size // stride)]
+        mean = sum(parts[1:], parts[0]) / len(parts)
+        return mean.reshape(*mean.shape[:2], -1, *mean.shape[4:])[:, :, lead : lead + length]
+
+    def _stride(self, train: bool) -> int:
+        """Frames from one block to the next."""
+        if train or not self.block_overlap:
+            return self.block
+        stride = round(self.block * (1 - self.block_overlap))
+        if not 0 < stride <= self.block or self.block % stride:
+            raise JaxsepError(
+                f"inference.block_overlap={self.block_overlap}: expected 0, 1/2, 2/3, ... so that block={self.block} "
+                "is a multiple of what two blocks do not share"
+            )
+        return stride
+
+
+def _pad(x: Array, before: int, after: int, axis: int = 1) -> Array:
+    """Zeros in front and behind along one axis."""
+    return jnp.pad(x, [(before, after) if i == axis else (0, 0) for i in range(x.ndim)])
 
 
 def build(config: configs.Config) -> Separator:
@@ -108,14 +164,26 @@ def build(config: configs.Config) -> Separator:
 
     sources: Sequence[str] = tuple(configs.parse_sources(config.sources))
     dtype = jnp.dtype(configs.choose({"float32": "float32", "bfloat16": "bfloat16"}, config.precision, "precision"))
-    net = configs.construct(MODELS, config.model, "model", dtype=dtype)
+
+    def net(changes: Mapping[str, Any], count: int) -> nn.Module:
+        """The net for `count` sources."""
+        spec = {**config.model, **changes}
+        model = configs.choose(MODELS, spec["name"], "model.name")
+        extra = {"sources": count} if any(field.name == "sources" for field in dataclasses.fields(model)) else {}
+        made = configs.construct(MODELS, spec, "model", dtype=dtype, **extra)
+        return Blend([made] * config.blend) if config.blend > 1 else made
+
     if config.per_source:
-        net = PerSource({source: net for source in sources})
-    post = config.inference.post
+        nets = PerSource({source: net(config.model_by_source.get(source, {}), 1) for source in sources})
+    else:
+        nets = net({}, len(sources))
+    inference = config.inference
     return Separator(
         front=configs.construct(FRONTS, config.front, "front"),
-        net=net,
+        net=nets,
         head=configs.construct(HEADS, config.head, "head"),
-        post=configs.construct(POSTS, post, "inference.post") if post.name else None,
+        post=configs.construct(POSTS, inference.post, "inference.post") if inference.post.name else None,
         block=config.block,
+        block_overlap=inference.block_overlap,
+        swap_channels=inference.swap_channels,
     )

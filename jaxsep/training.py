@@ -22,7 +22,8 @@ from jaxsep.errors import JaxsepError
 from jaxsep.losses import Loss
 from jaxsep.optim import Optimiser
 
-Batch = Mapping[str, Array | np.ndarray]  # {"mix": [b t c], "sources": [b s t c]}
+# {"mix": [b t c], "sources": [b s t c]}, and for conditioned systems "targets": [b k s]
+Batch = Mapping[str, Array | np.ndarray]
 
 
 # A leaf of a state is an array, or what JAX puts in its place while it traces, compiles and restores.
@@ -140,23 +141,29 @@ def init_state(separator: Any, optimiser: Optimiser, config: Config, mesh: Mesh)
 
 
 def make_losses(separator: Any, loss: Loss) -> Callable:
-    """(variables, batch, train, key) -> (losses [b s], new batch statistics)."""
+    """(variables, batch, train, key) -> (losses [b s], new batch statistics).
+
+    Where the batch has targets [b k s], the net is asked for these mixtures of sources instead of for every source,
+    and the losses are [b k]: the reference of target k is sum_s targets[k, s] source_s.
+    """
 
     def losses(variables: PyTree, batch: Batch, train: bool, key: Array | None = None) -> tuple[Array, PyTree]:
+        targets, references = batch.get("targets"), jnp.asarray(batch["sources"])
+        if targets is not None:
+            references = jnp.einsum("bks,bstc->bktc", targets, references)
         out, updates = separator.apply(
             variables,
             batch["mix"],
-            None,
+            targets,
             train,
             rngs={} if key is None else {"dropout": key},
             mutable=["batch_stats"],
         )
         if loss.domain == "wave":
-            estimate, reference = out.stems, jnp.asarray(batch["sources"])
+            estimate = out.stems
         else:
-            estimate = out.latents
-            reference = separator.apply(variables, batch["sources"], method="encode")
-        return loss(estimate, reference), updates.get("batch_stats", {})
+            estimate, references = out.latents, separator.apply(variables, references, method="encode")
+        return loss(estimate, references), updates.get("batch_stats", {})
 
     return losses
 
@@ -212,10 +219,11 @@ def compile_train_step(
 ) -> Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]:
     """`make_train_step`, compiled for the config's batch; a batch of another shape is then a TypeError."""
     examples, length, channels = config.data.batch_size, config.data.segment, config.channels
-    batch = {
-        "mix": jax.ShapeDtypeStruct((examples, length, channels), jnp.float32),
-        "sources": jax.ShapeDtypeStruct((examples, len(parse_sources(config.sources)), length, channels), jnp.float32),
-    }
+    sources = len(parse_sources(config.sources))
+    shapes = {"mix": (examples, length, channels), "sources": (examples, sources, length, channels)}
+    if config.data.conditions:
+        shapes["targets"] = (examples, 1, sources)
+    batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     step = make_train_step(separator, loss, optimiser, config, mesh)
     return step.lower(state, batch, jax.ShapeDtypeStruct((), jnp.float32)).compile()
 

@@ -11,7 +11,8 @@ def test_every_variant_has_a_row_with_counted_parameters():
     assert {path.stem for path in configs_folder().glob("*.py")} == set(MODELS)
     for row in rows.values():
         assert list(row) == [
-            *("name", "variant", "paper", "year", "params", "params_reference", "sources", "sample_rate", "config")
+            *("name", "variant", "paper", "year", "params", "params_reference", "params_by_source"),
+            *("params_reference_by_source", "sources", "sample_rate", "config"),
         ]
         assert row["params"] > 0 and row["params_reference"] in (None, row["params"])
         assert row["config"] == f"configs/{row['name']}.py:{row['variant']}"
