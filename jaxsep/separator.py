@@ -62,7 +62,7 @@ class Blend(nn.Module):
     def __call__(self, latent: Array, targets: Array | None, train: bool) -> Array:
         """The output of one net, averaged over all."""
         outputs = [net.clone(parent=self, name=str(i))(latent, targets, train) for i, net in enumerate(self.nets)]
-        return sum(outputs[1:], outputs[0]) / len(outputs)
+        return jnp.stack(outputs).mean(axis=0)
 
 
 class Separator(nn.Module):
