@@ -138,8 +138,9 @@ class Separator(nn.Module):
         """Frames from one block to the next."""
         if train or not self.block_overlap:
             return self.block
-        stride = round(self.block * (1 - self.block_overlap))
-        if not 0 < stride <= self.block or self.block % stride:
+        exact = self.block * (1 - self.block_overlap)
+        stride = round(exact)
+        if not 0 < stride <= self.block or self.block % stride or abs(stride - exact) > 0.01:
             raise JaxsepError(
                 f"inference.block_overlap={self.block_overlap}: expected 0, 1/2, 2/3, ... so that block={self.block} "
                 "is a multiple of what two blocks do not share"
@@ -165,7 +166,7 @@ def build(config: configs.Config) -> Separator:
     sources: Sequence[str] = tuple(configs.parse_sources(config.sources))
     dtype = jnp.dtype(configs.choose({"float32": "float32", "bfloat16": "bfloat16"}, config.precision, "precision"))
 
-    def net(changes: Mapping[str, Any], count: int) -> nn.Module:
+    def net(changes: configs.Config, count: int) -> nn.Module:
         """The net for `count` sources."""
         spec = {**config.model, **changes}
         model = configs.choose(MODELS, spec["name"], "model.name")

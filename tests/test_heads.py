@@ -9,7 +9,7 @@ import pytest
 
 from jaxsep.errors import JaxsepError
 from jaxsep.frontends import Stft
-from jaxsep.heads import HEADS, POSTS, Mask, RatioMask, Wiener
+from jaxsep.heads import HEADS, POSTS, AmplitudePhase, Magnitude, Map, Mask, RatioMask, Wiener
 
 with warnings.catch_warnings():  # norbert imports by a path that scipy deprecates
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -178,3 +178,20 @@ def test_fields_are_checked():
         POSTS["ratio_mask"](extension="mean")
     with pytest.raises(JaxsepError, match="window_frames=0"):
         POSTS["wiener"](window_frames=0)
+
+
+def test_magnitudes_take_the_phase_of_the_mixture():
+    z = jnp.asarray([3 + 4j, -2j, 0, 5], jnp.complex64).reshape(1, 1, 4, 1)
+    y = jnp.asarray([10.0, 7.0, 6.0, -1.0], jnp.bfloat16).reshape(1, 1, 1, 4, 1)
+    out = Magnitude()(y, z)
+    np.testing.assert_allclose(out.ravel(), [6 + 8j, -7j, 0, 0], rtol=1e-6)
+    assert out.dtype == jnp.complex64
+    gradient = jax.grad(lambda z: jnp.abs(Magnitude()(y.astype(jnp.float32), z)[..., :2, :]).sum())(z)
+    assert np.isfinite(np.asarray(gradient)).all()
+
+
+def test_maps_and_amplitude_phase():
+    z = jnp.asarray([3 + 4j, -2j], jnp.complex64).reshape(1, 1, 2, 1)
+    y = jnp.asarray([0.5j, 0.25], jnp.complex64).reshape(1, 1, 1, 2, 1)
+    np.testing.assert_array_equal(Map()(y, z), y)
+    np.testing.assert_allclose(AmplitudePhase()(y, z).ravel(), [2.5j, 0.5], rtol=1e-6)

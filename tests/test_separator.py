@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsep.config import check, load_config
 from jaxsep.errors import JaxsepError
 from jaxsep.frontends import Identity, Stft
-from jaxsep.separator import PerSource, Separator
+from jaxsep.separator import Blend, PerSource, Separator, build
 
 
 def _first(y, z):
@@ -124,3 +125,74 @@ def test_references_are_encoded_as_the_mixture_is():
     separator = Separator(Stft(64, 16, bins=20), Copy(), _first)
     latents = separator.apply({}, jnp.stack([wave, -wave], 1), method="encode")
     np.testing.assert_allclose(latents, separator.apply({}, wave, None, True).latents, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 5, 8, 9, 30])
+def test_overlapping_blocks_average_what_each_block_says(length):
+    """Every frame is the mean of the two blocks of 8 that hold it, the first starting 4 frames before the song."""
+    wave = _wave(length)
+    separator = Separator(Identity(), BlockMean(), _first, block=8, block_overlap=0.5)
+    count = -(-(length + 4) // 4)
+    padded = np.pad(wave, [(0, 0), (4, 8 + 4 * count), (0, 0)])
+    total = np.zeros_like(padded)
+    for start in range(0, 4 * count, 4):
+        total[:, start : start + 8] += padded[:, start : start + 8].mean(1, keepdims=True) / 2
+    stems = separator.apply({}, wave, None, False).stems
+    np.testing.assert_allclose(stems[:, 0], total[:, 4 : 4 + length], atol=1e-6)
+    plain = Separator(Identity(), BlockMean(), _first, block=8)
+    np.testing.assert_array_equal(separator.apply({}, wave, None, True).stems, plain.apply({}, wave, None, True).stems)
+
+
+def test_an_identity_stays_one_under_overlapping_blocks():
+    wave = _wave(50)
+    out = Separator(Identity(), Copy(), _first, block=12, block_overlap=2 / 3).apply({}, wave, None, False)
+    np.testing.assert_allclose(out.stems[:, 0], wave, atol=1e-6)
+    with pytest.raises(JaxsepError, match=r"block_overlap=0.7: expected 0, 1/2, 2/3"):
+        Separator(Identity(), Copy(), _first, block=12, block_overlap=0.7).apply({}, wave, None, False)
+
+
+class LeftOnly(nn.Module):
+    """The first channel's samples on the first channel; squares on the second."""
+
+    def lengths(self, length):
+        return length, length
+
+    def __call__(self, z, targets, train):
+        return jnp.stack([z[..., 0], z[..., 1] ** 2], axis=-1)[:, None]
+
+
+def test_channel_swap_averages_with_the_exchanged_mixture_in_evaluation():
+    wave = _wave(9)
+    separator = Separator(Identity(), LeftOnly(), _first, swap_channels=True)
+    np.testing.assert_allclose(separator.apply({}, wave, None, False).stems[:, 0], (wave + wave**2) / 2, atol=1e-6)
+    trained = separator.apply({}, wave, None, True).stems[:, 0]
+    np.testing.assert_array_equal(trained[..., 0], wave[..., 0])
+
+
+def test_a_blend_is_the_mean_of_nets_drawn_apart():
+    wave = _wave(6)
+    separator = Separator(Identity(), PerSource({"bass": Blend([Scale(), Scale(), Scale()])}), _first)
+    variables = separator.init(jax.random.key(0), wave, None, False)
+    gains = [float(variables["params"]["net"]["bass"][str(i)]["gain"]) for i in range(3)]
+    assert len(set(gains)) == 3
+    out = separator.apply(variables, wave, None, False)
+    np.testing.assert_allclose(out.stems[:, 0], wave * np.mean(gains), rtol=1e-5)
+
+
+def test_one_net_per_source_takes_no_conditions():
+    separator = Separator(Identity(), PerSource({"bass": Copy()}), _first)
+    with pytest.raises(JaxsepError, match="takes no conditions"):
+        separator.apply({}, _wave(6), jnp.ones((2, 1, 1)), False)
+
+
+def test_nets_of_sources_may_differ():
+    config = load_config("configs/spleeter.py:demo")
+    with config.unlocked():
+        config.model_by_source = {"drums": {"channels": (4, 4)}}
+    separator = build(config)
+    assert [net.channels for net in separator.net.nets.values()] == [(8, 16, 32, 64), (4, 4), *[(8, 16, 32, 64)] * 2]
+    check(config)
+    with config.unlocked():
+        config.model_by_source = {"drum": {"channels": (4, 4)}}
+    with pytest.raises(JaxsepError, match="model_by_source: 'drum' is neither"):
+        check(config)

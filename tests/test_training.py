@@ -283,3 +283,30 @@ def test_the_compiled_step_takes_one_shape():
     assert metrics.ok
     with pytest.raises(TypeError):
         step(run.state, training.put(batch(size=5), run.mesh), np.float32(1))
+
+
+class Asked(nn.Module):
+    """The mixture times a gain for each source, summed as the targets say."""
+
+    def lengths(self, length):
+        return length, length
+
+    @nn.compact
+    def __call__(self, z, targets, train):
+        gains = self.param("gains", lambda key: jnp.array([0.5, 0.25]))
+        weights = jnp.eye(2)[None] if targets is None else targets
+        return jnp.einsum("bks,s,btc->bktc", jnp.broadcast_to(weights, (len(z), *weights.shape[1:])), gains, z)
+
+
+def test_targets_ask_for_weighted_sums_of_sources():
+    """Loss and gradient by hand: of target sum_s w_s source_s, for a net that is asked for it."""
+    data = batch()
+    targets = np.array([[[1, 0]], [[0, 1]], [[1, 1]], [[0.5, 0]]], np.float32)
+    run = Run(Separator(Identity(), Asked(), as_it_is), "wave_l2", data__conditions="one_hot")
+    metrics = run.step({**data, "targets": targets})
+    gains = targets[:, 0] @ np.array([0.5, 0.25])
+    error = gains[:, None, None] * data["mix"] - np.einsum("bs,bstc->btc", targets[:, 0], data["sources"])
+    np.testing.assert_allclose(metrics.losses[:, 0], (error**2).mean((1, 2)), rtol=1e-5)
+    slopes = np.einsum("btc,btc,bs->s", error, data["mix"], targets[:, 0]) * 2 / error.size
+    np.testing.assert_allclose(run.state.params["net"]["gains"], [0.5, 0.25] - slopes, rtol=1e-4)
+    assert metrics.numbers(("target",))["loss/target"] == pytest.approx((error**2).mean(), rel=1e-5)
