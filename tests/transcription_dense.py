@@ -20,8 +20,8 @@ Parameters are a flat dict, path -> array; a path is the name of the part and on
 | frame | in_offset, in_scale [f], <band>/<U-net>, <band>/match/{norm,conv}, full/<U-net>, |
 | | final/<D2>, out/norm, out/{filter,gate}/<1x1 conv>, out_scale, out_bias [bins in use] |
 
-Blocks are counted through encoder, bottleneck and decoder, from 0. Gates are in the order i, f, g, o; linear kernels are
-[in, out].
+Blocks are counted through encoder, bottleneck and decoder, from 0. Gates are in the order i, f, g, o; linear kernels
+are [in, out].
 """
 
 from dataclasses import dataclass
