@@ -50,7 +50,8 @@ def evaluate(options: argparse.Namespace, command: str) -> str:
     if options.backend == "museval" and (why := museval.unavailable()):
         options.backend, missing["ISR, SIR, SAR"] = "sdr", f"museval cannot be used: {why}"
     sources, stems = configs.parse_sources(config.sources), configs.parse_stems(config.data.stems)
-    task = Task(sources, stems, config.channels, options.mixture or data.mixture, options.backend)
+    rate = config.sample_rate if options.rate == "model" else None
+    task = Task(sources, stems, config.channels, options.mixture or data.mixture, options.backend, rate=rate)
     moved = config.data.root and not Path(config.data.root).is_dir()
     training = lambda: open_tracks(data if moved else config.data, "train", options.workdir)
     try:
@@ -93,6 +94,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--checkpoint", default="best", help="best (default), last or a step")
     add("--data_root", help="another data set than the run's: stem folders or MUSDB18's .stem.mp4 files")
     add("--mixture", choices=("sum", "original"), help="what is separated; default: as in training")
+    add("--rate", choices=("model", "song"), default="model", help="separate and score at the model's rate (default)")
     add("--backend", choices=("museval", "sdr"), default="museval", help="sdr: without ISR, SIR, SAR, but much faster")
     add("--jobs", type=int, default=2, help="scoring processes (default 2); museval takes some 6 GB for 4 minutes")
     add("--limit", type=int, help="the first so many tracks only")

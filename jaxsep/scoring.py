@@ -173,17 +173,17 @@ def fixed_equaliser(
         path: an `.npz` file in the run folder.
         task: its stems, channels and mixture are what is learned from.
         training: opens the training songs; called only if the gains are not there yet.
-        tracks: to be scored; all songs must have one rate.
+        tracks: to be scored; without a rate of the task, all songs must have one.
         notify: takes a line.
 
     Raises:
         JaxsepError: training songs that cannot be read, or songs of several rates.
     """
-    rate = tracks[0].rate
+    rate = task.rate or tracks[0].rate
     key = json.dumps([task.stems, task.channels, task.mixture, rate])
     gains = _kept_gains(path, key)
     songs = [] if gains is not None else list(training())
-    if other := [song for song in (*tracks, *songs) if song.rate != rate]:
+    if other := [song for song in (*tracks, *songs) if rate not in (task.rate, song.rate)]:
         raise JaxsepError(f"needs songs of one rate: {other[0].name!r} has {other[0].rate} Hz, others {rate} Hz")
     if gains is None:
         notify(f"learning the fixed equaliser on {len(songs)} training songs, once")
@@ -260,6 +260,7 @@ def summarise(results: Sequence[Result], task: Task, provenance: Mapping[str, An
     return {
         **provenance,
         "mixture": task.mixture,
+        "rate": task.rate,
         "backend": task.backend,
         "scored_together": [together for together, _ in task.calls()],
         "tracks": [result.name for result in results if result.record is not None],

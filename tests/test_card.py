@@ -48,6 +48,7 @@ def test_best_validation_and_scores_join(tmp_path):
         "tracks": ["a"],
         "tracks_in_split": 2,
         "mixture": "sum",
+        "rate": 44100,
         "scored_together": [["vocals"]],
         "missing": {},
         "failed": {"b": "b/vocals.wav: truncated"},

@@ -60,6 +60,22 @@ def run(folder, tracks=TRACKS, separate=None, task=TASK, provenance=None, **opti
     return list(scoring.score_tracks(tracks, separate or Halver(), task, folder, provenance, **options))
 
 
+def test_songs_are_scored_at_the_rate_of_the_task():
+    """A band-limited song at half its rate: the same sound, half the samples; at its own rate it is left alone."""
+    time = np.arange(4000) / RATE
+    wave = np.repeat(np.sin(2 * np.pi * 100 * time)[:, None], 2, axis=1).astype(np.float32)
+
+    class Tone(FakeTrack):
+        def audio(self, stems):
+            return np.stack([wave * (i + 1) for i, _ in enumerate(stems)])
+
+    song = dataclasses.replace(TASK, rate=RATE // 2).read(Tone("tone"))
+    assert song.rate == RATE // 2 and song.stems.shape == (4, 2000, 2)
+    np.testing.assert_allclose(song.stems[1, 100:-100], 2 * wave[200:-200:2], atol=0.01)
+    np.testing.assert_allclose(song.mixture, song.stems.sum(axis=0), atol=1e-6)
+    np.testing.assert_array_equal(TASK.read(Tone("tone")).stems[0], wave)
+
+
 def test_scores_are_of_the_right_song_and_stem(tmp_path):
     results = run(tmp_path)
     assert [result.name for result in results] == [track.name for track in TRACKS]

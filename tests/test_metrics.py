@@ -275,6 +275,7 @@ def test_summary_and_table_name_every_column():
         "tracks": ["song 0", "song 1"],
         "tracks_in_split": 3,
         "mixture": "sum",
+        "rate": 44100,
         "scored_together": [list(FOUR)],
         "missing": {"ISR, SIR, SAR": "no ffmpeg"},
         "failed": {"song 2": "no bass"},

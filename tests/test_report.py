@@ -34,6 +34,7 @@ SUMMARY = {
     "checkpoint": {"step": 600, "valid_sdr": 5.4},
     "data": {"source": "builtin", "root": "the built-in songs", "split": "test"},
     "mixture": "sum",
+    "rate": 44100,
     "tracks": ["one", "two"],
     "tracks_in_split": 6,
     "command": "python eval.py --workdir=runs/demo",

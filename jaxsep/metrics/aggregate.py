@@ -108,8 +108,8 @@ def table(summary: Mapping[str, Any]) -> str:
     )
     notes = [
         f"{len(summary['tracks'])} of {summary['tracks_in_split']} tracks of {data['root']}, split {data['split']}; "
-        f"mixture: {summary['mixture']}; scored together, in seconds where none of them is silent: "
-        + "; ".join(", ".join(names) for names in summary["scored_together"]),
+        f"mixture: {summary['mixture']}; {_rate(summary['rate'])}; scored together, in seconds where none of them is "
+        "silent: " + "; ".join(", ".join(names) for names in summary["scored_together"]),
         *summary["protocols"].values(),
         *(f"not here: {what}: {why}" for what, why in summary["missing"].items()),
         *(f"left out: {name}: {why}" for name, why in summary["failed"].items()),
@@ -119,6 +119,10 @@ def table(summary: Mapping[str, Any]) -> str:
         ),
     ]
     return "\n".join([*against, "", *protocols, "", *(f"- {note}" for note in notes)])
+
+
+def _rate(rate: int | None) -> str:
+    return f"separated and scored at {rate} Hz" if rate else "scored at the songs' own rate"
 
 
 def _decibels(value: float | None) -> str:

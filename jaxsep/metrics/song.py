@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import soxr
 from jaxtyping import Float
 
 from jaxsep import baselines
@@ -39,6 +40,7 @@ class Task:
         mixture: "sum" of the stems, or the song's "original" mixture.
         backend: "museval", or "sdr" for SDR alone.
         equaliser: gains [s f] of the fixed equaliser, or None to leave it out.
+        rate: Hz at which songs are separated and scored, resampled where theirs is another; None = their own.
     """
 
     sources: Mapping[str, tuple[str, ...]]
@@ -47,6 +49,7 @@ class Task:
     mixture: str = "sum"
     backend: str = "museval"
     equaliser: np.ndarray | None = None
+    rate: int | None = None
 
     def __post_init__(self):
         if len(self.sources) == 1 and set(self.stems) == set(*self.sources.values()):
@@ -86,8 +89,11 @@ class Task:
                 raise JaxsepError(f"stem {name!r} holds NaN or infinite samples; restore the file")
         if self.channels == 1:
             waves = waves.mean(axis=-1, keepdims=True)
+        rate = self.rate or track.rate
+        if rate != track.rate:
+            waves = np.stack([soxr.resample(wave, track.rate, rate) for wave in waves])
         stems = waves[: len(self.stems)]
-        return Song(track.name, track.rate, waves[-1] if self.mixture == "original" else stems.sum(axis=0), stems)
+        return Song(track.name, rate, waves[-1] if self.mixture == "original" else stems.sum(axis=0), stems)
 
     def combine(self, stems: Float[np.ndarray, "s t c"]) -> Float[np.ndarray, "k t c"]:
         """Stems to scored sources, by sums."""
