@@ -1,4 +1,7 @@
-"""The model card of a run folder: data, licence, recipe, scores; for people in Markdown, for programs on top of it."""
+"""The model card of a run folder: data or origin, licence, recipe, scores.
+
+Markdown for people, with a block for programs on top.
+"""
 
 import json
 import re
@@ -26,7 +29,8 @@ def write_card(workdir: str | Path) -> Path:
     """Writes `MODEL_CARD.md` from what the run folder holds so far, and returns its path.
 
     Reads `config.json`, `run.json`, `metrics.jsonl` and `scores/*/summary.json`. The block between the lines `---` is
-    JSON (and so YAML): name, license, training_data, commercial_use, sources, sample_rate, scores.
+    JSON (and so YAML): name, license, training_data, commercial_use, sources, sample_rate, scores; for imported
+    weights also origin, which is what their authors state.
 
     Raises:
         JaxsepError: not a run folder, or a damaged file in it.
@@ -44,7 +48,7 @@ def write_card(workdir: str | Path) -> Path:
 
 def _head(config: Config, run: Mapping[str, Any], best: Mapping | None, scores: Mapping) -> dict[str, Any]:
     licence, commercial = KNOWN_DATA.get(config.data.source, (_licence(config.data.root), UNKNOWN))
-    return {
+    head = {
         "name": config.name,
         "variant": config.variant,
         "license": licence,
@@ -57,28 +61,20 @@ def _head(config: Config, run: Mapping[str, Any], best: Mapping | None, scores: 
         "validation_sdr": best and best["sdr"],
         "scores": {split: {key: summary[key] for key in ("protocols", "scores")} for split, summary in scores.items()},
     }
+    if origin := run.get("origin"):
+        head |= {key: origin[key] for key in ("training_data", "commercial_use")}
+        head |= {"license": origin["licence"], "origin": {key: origin[key] for key in ("name", "address")}}
+    return head
 
 
 def _body(config: Config, run: Mapping, head: Mapping, best: Mapping | None, scores: Mapping) -> list[str]:
-    data = run.get("data", {})
-    songs = ", ".join(f"{count} songs for {split}" for split, count in data.get("songs", {}).items())
-    optim, schedule = config.optim, config.optim.schedule.name
     lines = [
         f"# {config.name} {config.variant}".rstrip(),
         "",
         f"Separates music into {config.sources}; {config.sample_rate} Hz, {config.channels} channel(s).",
         f"System: {config.paper.title} ({config.paper.year}), {config.paper.url}",
         "",
-        "## Data",
-        "",
-        f"{head['training_data']}: {songs or UNKNOWN}; fingerprint {data.get('fingerprint', UNKNOWN)}.",
-        f"Licence of the data: {head['license']}. Commercial use: {head['commercial_use']}.",
-        "",
-        "## Recipe",
-        "",
-        f"{config.steps} steps of {config.data.batch_size} x {config.data.segment / config.sample_rate:.2f} s, "
-        f"{optim.name} at {optim.learning_rate:g} ({schedule}), loss {config.loss.name}, remix {config.data.remix}, "
-        f"{config.precision}, seed {config.seed}. Everything: `config.json`, `run.json`.",
+        *(_imported(run, head) if "origin" in head else _trained(config, run, head)),
         "",
         f"    {run.get('command', UNKNOWN)}",
         "",
@@ -90,6 +86,36 @@ def _body(config: Config, run: Mapping, head: Mapping, best: Mapping | None, sco
     for split, summary in scores.items():
         lines += ["", f"Split {split} (`scores/{split}/summary.json`):", "", aggregate.table(summary)]
     return lines
+
+
+def _trained(config: Config, run: Mapping, head: Mapping) -> list[str]:
+    data = run.get("data", {})
+    songs = ", ".join(f"{count} songs for {split}" for split, count in data.get("songs", {}).items())
+    optim = config.optim
+    return [
+        "## Data",
+        "",
+        f"{head['training_data']}: {songs or UNKNOWN}; fingerprint {data.get('fingerprint', UNKNOWN)}.",
+        f"Licence of the data: {head['license']}. Commercial use: {head['commercial_use']}.",
+        "",
+        "## Recipe",
+        "",
+        f"{config.steps} steps of {config.data.batch_size} x {config.data.segment / config.sample_rate:.2f} s, "
+        f"{optim.name} at {optim.learning_rate:g} ({optim.schedule.name}), loss {config.loss.name}, "
+        f"remix {config.data.remix}, {config.precision}, seed {config.seed}. Everything: `config.json`, `run.json`.",
+    ]
+
+
+def _imported(run: Mapping, head: Mapping) -> list[str]:
+    return [
+        "## Origin",
+        "",
+        f"Imported weights, not trained here: {head['origin']['name']}, {head['origin']['address']}.",
+        f"Licence of the weights: {head['license']}. Commercial use: {head['commercial_use']}.",
+        f"Training data: {head['training_data']}.",
+        "",
+        *(f"- `{file['name']}`, SHA-256 {file['sha256']}" for file in run["files"]),
+    ]
 
 
 def _licence(root: str) -> str:

@@ -81,6 +81,19 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("folder", metavar="DIR", type=Path)
     _add_json(check)
 
+    weights = commands.add_parser("weights", help="use published weights: list, fetch and import them")
+    rooms = weights.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    entry = _add(rooms, "import", _import, "make a run folder of a published checkpoint")
+    entry.add_argument("kind", metavar="KIND", help="cunet, d3net, lasaft, openunmix or spleeter")
+    entry.add_argument("files", nargs="+", metavar="FILE", type=Path)
+    entry.add_argument("out", metavar="DEST", type=Path, help="the new run folder")
+    entry.add_argument("--name", default="", help="these are the weights NAME of `jaxsep weights list`")
+    fetch = _add(rooms, "fetch", _fetch, "download published weights and import them")
+    fetch.add_argument("name", metavar="NAME", help="see `jaxsep weights list`")
+    fetch.add_argument("out", nargs="?", metavar="DEST", type=Path, help="the new run folder; default: runs/NAME")
+    published = _add(rooms, "list", _published, "say what is published, where, and under which licence")
+    _add_json(published)
+
     doctor = _add(commands, "doctor", _doctor, "show versions, devices, audio formats and ffmpeg")
     _add_json(doctor)
     return parser
@@ -247,6 +260,33 @@ def _merge(args: argparse.Namespace) -> int:
     command = ["jaxsep", "models", args.merge, *map(str, args.runs), "--out", str(args.out)]
     getattr(packing, args.merge)(args.runs, args.out, args.checkpoint, [*command, "--checkpoint", str(args.checkpoint)])
     print(args.out)
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from jaxsep.weights import catalogue, importing
+
+    command = ["jaxsep", "weights", "import", args.kind, *map(str, args.files), str(args.out)]
+    command += ["--name", args.name] if args.name else []
+    origin = importing.import_weights(args.kind, args.files, args.out, command, args.name)
+    print(f"{args.out}: {catalogue.terms(origin)}")
+    return 0
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from jaxsep.weights import fetch
+
+    out = args.out or Path("runs", args.name)
+    fetch.fetch_weights(args.name, out, ["jaxsep", "weights", "fetch", args.name, str(out)])
+    print(out)
+    return 0
+
+
+def _published(args: argparse.Namespace) -> int:
+    from jaxsep.weights import catalogue
+
+    rows = [entry.row() for entry in catalogue.PUBLISHED]
+    print(json.dumps(rows, indent=2) if args.json else catalogue.table())
     return 0
 
 

@@ -2,8 +2,10 @@
 
 import datetime
 import json
+import os
 import platform
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,27 +100,61 @@ def _alike(runs: Sequence[Path], parts: Sequence[configs.Config]) -> None:
 def _write(
     runs: Sequence[Path], out: Path, config: configs.Config, checkpoint: str | int, argv: Sequence[str], merge: Any
 ) -> None:
-    if out.exists():
-        raise JaxsepError(f"{out}: exists; name a folder that does not")
+    refuse_existing(out)
     loaded = [load_variables(run, checkpoint) for run in runs]
     trees = [variables for variables, _ in loaded]
     variables = {}
     for collection in trees[0]:
         rest = {key: tree for key, tree in trees[0][collection].items() if key != "net"}
         variables[collection] = {**rest, "net": merge([tree[collection]["net"] for tree in trees])}
-    record = {
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(argv),
-        "git": workdirs.git_revision(),
-        "versions": workdirs.versions(),
-        "python": platform.python_version(),
+    facts = {
         "data": workdirs.read_run(runs[0]).get("data", {}),
         "parts": [
             {"run": str(run), "sources": configs.run_config(run).sources, **info}
             for run, (_, info) in zip(runs, loaded, strict=True)
         ],
     }
-    workdirs.open_workdir(out, config)
-    workdirs.write_text(out / "run.json", json.dumps(record, indent=2) + "\n")
-    save_variables(out, variables)
-    write_card(out)
+    write_run(out, config, variables, argv, facts)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raises a JaxsepError where a new run folder would hide something."""
+    if out.exists():
+        raise JaxsepError(f"{out}: exists; name a folder that does not")
+
+
+def write_run(
+    out: Path, config: configs.Config, variables: Mapping[str, Any], argv: Sequence[str], facts: Mapping[str, Any]
+) -> None:
+    """Writes a run folder, as a whole or not at all, that separates and is scored but cannot be trained further.
+
+    Args:
+        out: the folder, which does not exist.
+        config: what the variables belong to.
+        variables: "params" and where there are some "batch_stats".
+        argv: the command, for the record.
+        facts: further items of `run.json`.
+
+    Raises:
+        JaxsepError: the folder exists or cannot be written.
+    """
+    refuse_existing(out)
+    record = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(argv),
+        "git": workdirs.git_revision(),
+        "versions": workdirs.versions(),
+        "python": platform.python_version(),
+        **facts,
+    }
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        workdirs.open_workdir(unfinished, config)
+        workdirs.write_text(unfinished / "run.json", json.dumps(record, indent=2) + "\n")
+        save_variables(unfinished, variables)
+        write_card(unfinished)
+        unfinished.rename(out)
+    except OSError as error:
+        raise workdirs.unwritable(out, error) from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,10 +1,14 @@
-"""What a file looks like, from its first bytes and its name."""
+"""What a file looks like, from its first bytes and its name; archives, unpacked with care."""
 
+import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from jaxsep.errors import JaxsepError
+
+LARGEST_EXPANSION = 20  # bytes out of an archive per byte of it
 
 _STARTS = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
@@ -26,9 +30,7 @@ def describe(path: Path) -> str:
     if not start:
         return "an empty file"
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            torch = any(name.endswith("/data.pkl") for name in archive.namelist())
-        return "a PyTorch file" if torch else "a zip archive"
+        return "a zip archive" if is_zip_archive(path) else "a PyTorch file"
     if path.suffix == ".index" or ".data-0" in path.name:
         return "a part of a TensorFlow checkpoint"
     return next((words for bytes_, words in _STARTS if start.startswith(bytes_)), "something else")
@@ -41,3 +43,53 @@ def refuse(path: Path, expected: str) -> NoReturn:
         JaxsepError: always.
     """
     raise JaxsepError(f"{path}: expected {expected}, this looks like {describe(path)}")
+
+
+def is_zip_archive(path: Path) -> bool:
+    """Whether it is a zip archive, but not one that PyTorch wrote."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return not any(name.endswith("/data.pkl") for name in archive.namelist())
+
+
+def unpack(path: Path, folder: Path) -> list[Path]:
+    """Unpacks the regular files of a zip or tar archive into one new folder, and returns them sorted.
+
+    The folders in the archive are not made, so that no name leads out of `folder`; hidden files are left out.
+
+    Raises:
+        JaxsepError: a damaged archive, two files of one name, or far more data than weights can be packed into it.
+    """
+    folder.mkdir(parents=True)
+    room = LARGEST_EXPANSION * path.stat().st_size
+    try:
+        for name, data in _members(path):
+            file = folder / Path(name.replace("\\", "/")).name
+            if file.name.startswith("."):
+                continue
+            with file.open("xb") as out:
+                while block := data.read(1 << 20):
+                    room -= len(block)
+                    if room < 0:
+                        raise JaxsepError(f"{path}: expands to over {LARGEST_EXPANSION} times its size; refused")
+                    out.write(block)
+    except FileExistsError as error:
+        raise JaxsepError(f"{path}: has two files {Path(error.filename).name}; give those of one model") from None
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise JaxsepError(f"{path}: damaged, or no archive ({error}); download it again") from None
+    return sorted(folder.iterdir())
+
+
+def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if not info.is_dir():
+                    yield info.filename, archive.open(info)
+        return
+    with tarfile.open(path) as archive:
+        for member in archive:
+            data = archive.extractfile(member) if member.isfile() else None
+            if data is not None:
+                yield member.name, data

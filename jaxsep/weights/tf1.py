@@ -1,6 +1,5 @@
 """Checkpoints of TensorFlow 1 (`tf.train.Saver`)."""
 
-import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxsep.errors import JaxsepError
-from jaxsep.weights.formats import refuse
+from jaxsep.weights.formats import refuse, unpack
 from jaxsep.weights.tensors import matches
 
 EXPECTED = "a TensorFlow checkpoint (its folder, .index file or .tar.gz)"
@@ -44,7 +43,7 @@ def _prefix(path: Path) -> Iterator[Path]:
     """The checkpoint's name without `.index`, in whatever form it was given."""
     if path.is_file() and path.suffix in (".gz", ".tgz", ".tar"):
         with tempfile.TemporaryDirectory(prefix="jaxsep-") as folder:
-            _extract(path, Path(folder))
+            unpack(path, Path(folder) / "checkpoint")
             yield _find(path, Path(folder))
     elif path.is_dir():
         yield _find(path, path)
@@ -65,21 +64,3 @@ def _find(path: Path, folder: Path) -> Path:
         names = ", ".join(file.name for file in found) or "none"
         raise JaxsepError(f"{path}: expected one file *.index in it, there are {len(found)} ({names})")
     return found[0].with_suffix("")
-
-
-def _extract(path: Path, folder: Path) -> None:
-    """Regular files only, into one folder: names of folders in the archive are not used."""
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name = Path(member.name).name
-                data = archive.extractfile(member) if member.isfile() else None
-                if data is None or name.startswith("."):
-                    continue
-                with (folder / name).open("xb") as file:
-                    while block := data.read(1 << 20):
-                        file.write(block)
-    except FileExistsError as error:
-        raise JaxsepError(f"{path}: has {Path(error.filename).name} twice; give the folder of one checkpoint") from None
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise JaxsepError(f"{path}: damaged, or no .tar.gz ({error}); download it again") from None

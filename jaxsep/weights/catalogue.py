@@ -1,0 +1,213 @@
+"""Which weights are published: from where, under which licence, and which score of the paper they should reproduce.
+
+Addresses are those that the authors' code or README names. Sums are stated by the authors: in a test of Spleeter, in
+the file names of Open-Unmix, as the object names of LaSAFT's Git LFS. Where they state none there is none here.
+"""
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+from jaxsep import config as configs
+from jaxsep.weights import UNKNOWN, Origin
+
+MUSEVAL = "museval SDR, median of frames, median of the 50 test songs of MUSDB18"
+MUSDB18 = "MUSDB18 (its licence: research and education only)"
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file to download.
+
+    Attributes:
+        address: http or https.
+        sha256: its first digits, as many as are published; "" = none.
+    """
+
+    address: str
+    sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return self.address.rsplit("/", 1)[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """Weights that somebody has published.
+
+    Attributes:
+        name: for `jaxsep weights fetch`.
+        kind: key of `weights.KINDS`.
+        sources: comma-separated.
+        origin: page, licence, training data.
+        score: what the authors state, with the protocol.
+        files: to download; () = there is nothing to be had by address.
+    """
+
+    name: str
+    kind: str
+    sources: str
+    origin: Origin
+    score: str
+    files: tuple[File, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """For `jaxsep weights list --json`."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "sources": self.sources.split(","),
+            "page": self.origin.address,
+            "files": [{"address": f.address, "sha256": f.sha256 or UNKNOWN} for f in self.files] or "by hand",
+            "licence": self.origin.licence,
+            "training_data": self.origin.training_data,
+            "commercial_use": self.origin.commercial_use,
+            "score": self.score,
+        }
+
+
+def _spleeter(stems: int, sources: str, sha256: str, score: str) -> Published:
+    release = "https://github.com/deezer/spleeter/releases/download/v1.4.0"
+    origin = Origin(
+        f"Spleeter {stems}stems (Deezer)",
+        "https://github.com/deezer/spleeter",
+        "MIT (doi.org/10.21105/joss.02154: code and pre-trained models)",
+        "songs of Deezer's own, not published",
+        "yes",
+    )
+    files = (File(f"{release}/{stems}stems.tar.gz", sha256),)
+    return Published(f"spleeter-{stems}stems", "spleeter", sources, origin, score, files)
+
+
+def _open_unmix(name: str, record: int, sums: dict[str, str], origin: Origin, score: str) -> Published:
+    files = tuple(
+        File(f"https://zenodo.org/records/{record}/files/{target}-{sha256}.pth", sha256)
+        for target, sha256 in sums.items()
+    )
+    return Published(name, "openunmix", ",".join(sums), origin, f"{score} ({MUSEVAL})", files)
+
+
+def _lasaft(seed: int, sha256: str) -> Published:
+    origin = Origin(
+        f"LaSAFT-Net large, seed {seed} (Choi et al.)",
+        "https://github.com/ws-choi/Conditioned-Source-Separation-LaSAFT",
+        "MIT (of the repository; of the weights not stated)",
+        MUSDB18,
+    )
+    score = f"vocals 7.33, drums 5.68, bass 5.63, other 4.87 ({MUSEVAL}; of which seed is not stated)"
+    files = (File(f"http://intelligence.korea.ac.kr/assets/lasaft_large_{seed}.ckpt", sha256),)
+    return Published(f"lasaft-large-{seed}", "lasaft", "vocals,drums,bass,other", origin, score, files)
+
+
+PUBLISHED = (
+    Published(
+        "cunet",
+        "cunet",
+        "bass,drums,rest,vocals",
+        Origin("C-U-Net (Meseguer-Brocal)", "https://github.com/gabolsgabs/cunet", "AFL-3.0 (of the code)", MUSDB18),
+        "no weights are published; the authors' training script writes the .h5 that is read here",
+    ),
+    Published(
+        "d3net",
+        "d3net",
+        "vocals,drums,bass,other",
+        Origin(
+            "D3Net (Sony)",
+            "https://github.com/sony/ai-research-code/tree/master/d3net/music-source-separation",
+            "Apache-2.0 (of the repository; of the weights not stated)",
+            MUSDB18,
+        ),
+        f"vocals 7.14, drums 6.85, bass 5.32, other 4.82, with the Wiener filter ({MUSEVAL})",
+        (File("https://nnabla.org/pretrained-models/ai-research-code/d3net/mss/d3net-mss.zip"),),
+    ),
+    _lasaft(2019, "f9022f2c7c513a826932deb2e91f63858ee5b7d6cd5afcdfdac1cd012231ac0f"),
+    _lasaft(2020, "d14d2dd27ed568f552be88e9ed4d8bb8ca2722e03c936ea16e8e260ab49da9f1"),
+    _lasaft(2021, "8a5320702a3315088f455dbb4c541b6b9aaa3f16296358fe026c501de65973d9"),
+    _spleeter(2, "vocals,accompaniment", "f3a90b39dd2874269e8b05a48a86745df897b848c61f3958efc80a39152bd692", UNKNOWN),
+    _spleeter(
+        4,
+        "vocals,drums,bass,other",
+        "3adb4a50ad4eb18c7c4d65fcf4cf2367a07d48408a5eb7d03cd20067429dfaa8",
+        "vocals 6.55, drums 5.93, bass 5.10, other 4.24 by mask; 6.86, 6.71, 5.51, 4.55 by Wiener filter "
+        f"({MUSEVAL}, doi.org/10.21105/joss.02154)",
+    ),
+    _spleeter(
+        5,
+        "vocals,piano,drums,bass,other",
+        "25a1e87eb5f75cc72a4d2d5467a0a50ac75f05611f877c278793742513cc7218",
+        UNKNOWN,
+    ),
+    _open_unmix(
+        "umx",
+        3370486,
+        {"vocals": "c8df74a5", "drums": "5a48008b", "bass": "646024d3", "other": "f8e132cc"},
+        Origin(
+            "Open-Unmix umx",
+            "https://doi.org/10.5281/zenodo.3370486",
+            "MIT (of the repository; of the weights not stated there)",
+            MUSDB18,
+        ),
+        "vocals 6.32, drums 5.73, bass 5.23, other 4.02",
+    ),
+    _open_unmix(
+        "umxhq",
+        3370489,
+        {"vocals": "b62c91ce", "drums": "9619578f", "bass": "8d85a5bd", "other": "b52fbbf7"},
+        Origin(
+            "Open-Unmix umxhq",
+            "https://doi.org/10.5281/zenodo.3370489",
+            "MIT (of the repository; of the weights not stated there)",
+            "MUSDB18-HQ (its licence: research and education only)",
+        ),
+        "vocals 6.25, drums 6.04, bass 5.07, other 4.28",
+    ),
+    _open_unmix(
+        "umxl",
+        5069601,
+        {"vocals": "bccbd9aa", "drums": "69e0ebd4", "bass": "2ca1ce51", "other": "c8c5b3e6"},
+        Origin(
+            "Open-Unmix umxl",
+            "https://doi.org/10.5281/zenodo.5069601",
+            "CC BY-NC-SA 4.0",
+            "stems that are not published",
+            "no",
+        ),
+        "vocals 7.21, drums 7.15, bass 6.02, other 4.89",
+    ),
+)
+
+
+def find(name: str) -> Published:
+    """The entry of a name.
+
+    Raises:
+        JaxsepError: there is none.
+    """
+    return configs.choose({entry.name: entry for entry in PUBLISHED}, name, "NAME")
+
+
+def recognise(sums: Collection[str]) -> Published | None:
+    """The entry that files with these SHA-256 sums are of, where their authors published sums."""
+    for entry in PUBLISHED:
+        known = tuple(file.sha256 for file in entry.files if file.sha256)
+        if sums and all(digest.startswith(known) for digest in sums):
+            return entry
+    return None
+
+
+def table() -> str:
+    """For people: a paragraph per entry."""
+    return "\n\n".join(
+        f"{entry.name}: {entry.origin.name}, {entry.sources}\n"
+        f"  from: {', '.join(file.address for file in entry.files) or 'by hand, see ' + entry.origin.address}\n"
+        f"  {terms(entry.origin)}\n"
+        f"  published score: {entry.score}"
+        for entry in PUBLISHED
+    )
+
+
+def terms(origin: Origin) -> str:
+    """Licence, training data and commercial use in one line."""
+    return f"licence: {origin.licence}; training data: {origin.training_data}; commercial use: {origin.commercial_use}"
