@@ -66,7 +66,6 @@ def _speech(config: Config) -> None:
 def _music(config: Config) -> None:
     """44.1 kHz stereo, four sources, one value of the attention per channel."""
     config.front.frame, config.front.hop, config.front.bins = 1024, 512, 513
-    config.front.padding = "reflect"
     config.model.attention = "channel"
     config.data.segment = 3 * config.sample_rate
     config.data.remix, config.data.gain, config.data.swap = "stem", (0.25, 1.25), 0.5
@@ -101,7 +100,7 @@ def _demo(config: Config) -> None:
     config.model.amplitude, config.model.phase, config.model.reduced = 8, 4, 2
     config.model.blocks, config.model.units = 1, 32
     config.data.batch_size = 4
-    config.data.segment = 64 * config.front.hop
+    config.data.segment = 64 * config.front.hop - config.front.frame  # 64 frames
     config.data.gain = (0.5, 1.5)
     config.optim.learning_rate = 3e-3
     config.optim.schedule.warmup = 30
