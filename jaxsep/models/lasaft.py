@@ -333,11 +333,11 @@ class Generator(nn.Module):
             x = nn.relu(dense(2 * x.shape[-1], x.shape[-1], f"dense{i}")(x))
             if i > 0:
                 x = nn.Dropout(self.dropout)(x, deterministic=not train)
-                x = norm(train, jnp.float32, f"norm{i}")(x)
+                x = norm(train, None, f"norm{i}")(x)
 
         def head(name: str, shape: tuple[int, ...]) -> Array:
             y = dense(self.levels * math.prod(shape), x.shape[-1], name)(x)
-            y = norm(train, jnp.float32, f"{name}_norm", affine=False)(y) if self.normed else y
+            y = norm(train, None, f"{name}_norm", affine=False)(y) if self.normed else y
             return y.reshape(-1, self.levels, *shape)
 
         return head("gamma", self.gamma), head("beta", self.beta)
@@ -359,8 +359,8 @@ def repeat(x: Float[Array, "b ..."], rows: int) -> Float[Array, "r ..."]:
     return jnp.repeat(x, rows // len(x), axis=0)
 
 
-def norm(train: bool, dtype: DTypeLike, name: str, axis: int = -1, affine: bool = True) -> nn.BatchNorm:
-    """torch's batch norm."""
+def norm(train: bool, dtype: DTypeLike | None, name: str, axis: int = -1, affine: bool = True) -> nn.BatchNorm:
+    """torch's batch norm; dtype None = that of its input."""
     return nn.BatchNorm(not train, axis, 0.9, 1e-5, dtype=dtype, use_bias=affine, use_scale=affine, name=name)
 
 

@@ -118,7 +118,8 @@ def build(torch, kind: str, sizes: dict):
 def run(torch, net, frames: int, bins: int) -> tuple[np.ndarray, np.ndarray]:
     """Output [3 4 frames bins] and the gradient of its inner product with a random array, for the input."""
     shape = (len(SOURCES), 4, frames, bins)
-    x = torch.from_numpy(draw("spectrum", shape)).requires_grad_()
+    dtype = next(net.parameters()).dtype
+    x = torch.from_numpy(draw("spectrum", shape)).to(dtype).requires_grad_()
     y = net(x, torch.tensor(SOURCES))
     (y * torch.from_numpy(draw("weight", shape))).sum().backward()
     return y.detach().numpy(), x.grad.numpy()
@@ -144,7 +145,8 @@ def main(checkout: str) -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     golden["train/output"], _ = run(torch, trained, 8, 17)
-    full = build(torch, "gpocm-lasaft", FULL)
+    # In float64: of ten million ReLUs, rounding decides some in float32, and each moves the gradient.
+    full = build(torch, "gpocm-lasaft", FULL).double()
     golden["full/tensors"] = json.dumps({n: tuple(t.shape) for n, t in full.state_dict().items() if t.dim()})
     golden["full/output"], golden["full/gradient"] = map(sampled, run(torch, full, 16, 1025))
     np.savez_compressed(HERE / "lasaft.npz", **golden)
