@@ -66,6 +66,7 @@ def config(root: Path, seed=7, sample_rate=44100, channels=2, **data) -> ConfigD
         "swap": 0.5,
         "sign": 0.5,
         "mixture": "sum",
+        "conditions": "",
         "resample": False,
     }
     values = {"seed": seed, "sample_rate": sample_rate, "channels": channels, "data": block | data}

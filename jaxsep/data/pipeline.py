@@ -18,9 +18,10 @@ import numpy as np
 import soxr
 from jaxtyping import Float32, Int16
 
-from jaxsep.config import parse_stems
+from jaxsep.config import choose, parse_stems
 from jaxsep.data import augment
 from jaxsep.data.augment import tf
+from jaxsep.data.conditions import KINDS, conditions
 from jaxsep.data.plan import Plan, Planner
 from jaxsep.data.readers import to_float
 from jaxsep.data.tracks import MIXTURE, Track
@@ -68,11 +69,11 @@ class Window:
 
 
 class Crops:
-    """Reads the stems of any sample number as the plan says."""
+    """Plans and reads the stems of any sample number."""
 
-    def __init__(self, tracks: Sequence[Track], config: Any):
+    def __init__(self, tracks: Sequence[Track], sources: Mapping[str, Sequence[str]], config: Any):
         data = config.data
-        self.tracks = tracks
+        self.tracks, self.sources, self.conditions = tracks, sources, data.conditions
         self.stems = parse_stems(data.stems)
         self.original = data.mixture == "original"
         self.rows = (*self.stems, MIXTURE) if self.original else self.stems
@@ -93,6 +94,13 @@ class Crops:
             sign=data.sign,
         )
 
+    def plan(self, number: int) -> tuple[Plan, Float32[np.ndarray, "1 s"] | None]:
+        """What the example is made of, and what it asks for: weights over the sources, or None for each of them."""
+        if not self.conditions:
+            return self.planner([number]), None
+        drawn = conditions(self.conditions, self.planner.seed, [number], self.sources, self.stems)
+        return self.planner([number], drawn.apart), drawn.targets[0]
+
     def read(self, plan: Plan) -> Int16[np.ndarray, "k t c"] | Float32[np.ndarray, "k t c"]:
         """The stored samples of the plan's only example, one row per stem; the original mixture comes last.
 
@@ -110,7 +118,7 @@ class Crops:
 
     def describe(self, number: int) -> str:
         """Says of which songs a sample is made, from where, and how they are changed."""
-        plan = self.planner([number])
+        plan, targets = self.plan(number)
         parts = []
         for index, stem in enumerate(self.stems):
             track = plan.track[0, index]
@@ -119,6 +127,10 @@ class Crops:
             sign, swap = "-" if plan.sign[0, index] else "", ", swapped" if plan.swap[0, index] else ""
             name = self.tracks[track].name
             parts.append(f"{stem} {name!r} at {seconds:.2f} s (gain {sign}{plan.gain[0, index]:.2f}{swap})")
+        if targets is not None:
+            weights = zip(targets[0], self.sources, strict=True)
+            asked = " + ".join(f"{weight:.2f} {source}" for weight, source in weights if weight)
+            parts.append(f"asked for {asked or 'nothing'}")
         return "; ".join(parts)
 
 
@@ -150,12 +162,15 @@ def _check(crops: Crops, config: Any) -> None:
             )
     if data.mixture not in ("sum", "original"):
         raise JaxsepError(f"data.mixture={data.mixture!r} is unknown, expected 'sum' or 'original'")
+    if crops.conditions:
+        choose(KINDS, crops.conditions, "data.conditions")
     if not crops.original:
         return
-    if data.remix != "none" or tuple(data.gain) != (1, 1) or data.swap or data.sign:
+    exchanged = data.remix != "none" or crops.conditions == "cunet"
+    if exchanged or tuple(data.gain) != (1, 1) or data.swap or data.sign:
         raise JaxsepError(
             "data.mixture='original' is no longer the sum of changed stems: it needs data.remix='none', "
-            "data.gain=(1, 1), data.swap=0 and data.sign=0"
+            "data.gain=(1, 1), data.swap=0 and data.sign=0, and no data.conditions='cunet'"
         )
     for track in crops.tracks:
         if track.mixture is None:
@@ -165,20 +180,19 @@ def _check(crops: Crops, config: Any) -> None:
 class Stream(Iterator[dict[str, np.ndarray]]):
     """One process's share of the global batches, without end; `batches` makes it.
 
-    Each item is `{"mix": float32 [b t c], "sources": float32 [b s t c]}`, to be read only. `close()` ends the
-    reading ahead.
+    Each item is `{"mix": float32 [b t c], "sources": float32 [b s t c]}`, to be read only, and with
+    `data.conditions` also has `"targets": float32 [b 1 s]`. `close()` ends the reading ahead.
     """
 
     def __init__(
         self,
         crops: Crops,
-        sources: Mapping[str, Sequence[str]],
         batch_size: int,
         share: range,
         first_step: int,
         workers: int,
     ):
-        self._crops, self._sources, self._batch_size, self._share = crops, sources, batch_size, share
+        self._crops, self._batch_size, self._share = crops, batch_size, share
         self._failures: dict[int, JaxsepError] = {}
         options = tf.data.Options()
         options.deterministic = True
@@ -221,20 +235,22 @@ class Stream(Iterator[dict[str, np.ndarray]]):
         step, position = divmod(index, len(self._share))
         return step * self._batch_size + self._share[position]
 
-    def _read(self, index: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Samples [k t c], signed gains [k] and swap flags [k]."""
+    def _read(self, index: Any) -> tuple[np.ndarray, ...]:
+        """Samples [k t c], signed gains [k], swap flags [k], and under `data.conditions` targets [1 s]."""
         number = self._number(int(index))
         try:
-            plan = self._crops.planner([number])
+            plan, targets = self._crops.plan(number)
             samples = self._crops.read(plan)
         except JaxsepError as error:
             self._failures[number] = error
             raise
-        return samples, np.where(plan.sign, -plan.gain, plan.gain)[0], plan.swap[0]
+        made = samples, np.where(plan.sign, -plan.gain, plan.gain)[0], plan.swap[0]
+        return made if targets is None else (*made, targets)
 
     def _example(self, index: Any) -> dict[str, Any]:
         crops = self._crops
-        samples, gain, swap = tf.numpy_function(self._read, [index], (crops.dtype, tf.float32, tf.bool))
+        kinds = [crops.dtype, tf.float32, tf.bool] + [tf.float32] * bool(crops.conditions)
+        samples, gain, swap, *targets = tf.numpy_function(self._read, [index], kinds)
         samples = tf.ensure_shape(samples, (len(crops.rows), crops.segment, crops.width))
         gain, swap = (tf.ensure_shape(draw, len(crops.stems)) for draw in (gain, swap))
         stems = samples[: len(crops.stems)]
@@ -242,10 +258,13 @@ class Stream(Iterator[dict[str, np.ndarray]]):
             stems = augment.swap(stems, swap)
         stems = augment.level(stems, gain)
         mixture = augment.to_float(samples[-1]) if crops.original else tf.add_n(tf.unstack(stems))
-        sources = augment.sums(stems, self._sources, crops.stems)
+        sources = augment.sums(stems, crops.sources, crops.stems)
         if crops.channels < crops.width:
             mixture, sources = augment.mono(mixture), augment.mono(sources)
-        return {"mix": mixture, "sources": sources}
+        example = {"mix": mixture, "sources": sources}
+        if targets:
+            example["targets"] = tf.ensure_shape(targets[0], (1, len(crops.sources)))
+        return example
 
 
 def batches(
@@ -276,13 +295,13 @@ def batches(
         raise JaxsepError(f"data.batch_size={size}: expected a multiple of the {process_count} processes")
     if not tracks:
         raise JaxsepError("no songs to train on; see `jaxsep data check`")
-    crops = Crops(tracks, config)
+    crops = Crops(tracks, sources, config)
     for source, members in sources.items():
         if unknown := [stem for stem in members if stem not in crops.stems]:
             raise JaxsepError(f"sources: {source!r} needs the stem {unknown[0]!r}; data.stems={config.data.stems!r}")
     local = size // process_count
     share = range(process_index * local, (process_index + 1) * local)
-    return Stream(crops, sources, size, share, first_step, workers or _cores())
+    return Stream(crops, size, share, first_step, workers or _cores())
 
 
 def _cores() -> int:

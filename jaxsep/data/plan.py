@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 from jaxsep.errors import JaxsepError
 
 # What a draw is for. A number never gets a second meaning: the streams of old runs would change.
-TRACK, START, GAIN, SIGN, SWAP = range(5)
+TRACK, START, GAIN, SIGN, SWAP, CONDITION, GRADED, FACTOR, APART = range(9)
 
 
 def random_bits(
@@ -95,8 +95,10 @@ class Planner:
             if not 0 <= value <= 1:
                 raise JaxsepError(f"data.{key}={value}: expected a probability between 0 and 1")
 
-    def __call__(self, numbers: Sequence[int] | Int64[np.ndarray, " b"]) -> Plan:
-        """The plan of each sample number, in their order."""
+    def __call__(
+        self, numbers: Sequence[int] | Int64[np.ndarray, " b"], apart: Bool[np.ndarray, "b k"] | None = None
+    ) -> Plan:
+        """The plan of each sample number, in their order; stems marked `apart` come from songs of their own."""
         column = np.asarray(numbers, np.int64).astype(np.uint64)[:, None]
         own = np.array([_stem_key(stem) for stem in self.stems], np.uint64)
         song = own if self.remix == "stem" else np.full_like(own, _stem_key(""))
@@ -104,8 +106,12 @@ class Planner:
         def draw(stems: UInt64[np.ndarray, " k"], purpose: int) -> UInt64[np.ndarray, "b k"]:
             return random_bits(self.seed, column, stems, purpose)
 
-        track = below(draw(song, TRACK), np.array(len(self.positions)))
-        start = below(draw(song, START), self.positions[track])
+        def place(purpose: int) -> UInt64[np.ndarray, "b k"]:
+            together = draw(song, purpose)
+            return together if apart is None else np.where(apart, draw(own, purpose), together)
+
+        track = below(place(TRACK), np.array(len(self.positions)))
+        start = below(place(START), self.positions[track])
         low, high = self.gain
         gain = (low + (high - low) * unit(draw(own, GAIN))).astype(np.float32)
         return Plan(track, start, gain, unit(draw(own, SIGN)) < self.sign, unit(draw(own, SWAP)) < self.swap)
