@@ -42,6 +42,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
     from jaxsep import log, losses, optim, separator, training, validation
     from jaxsep.card import write_card
     from jaxsep.checkpoint import Checkpoints
+    from jaxsep.data import statistics
     from jaxsep.data.pipeline import batches
     from jaxsep.data.tracks import open_tracks
 
@@ -57,11 +58,15 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
 
     # --- Data: addressed by step, so that a run goes on from one integer ----------------------------------
     tracks = {split: open_tracks(config.data, split, folder) for split in ("train", "valid")}
+    data = workdirs.describe_data(config, tracks)
     validate = validation.make_validate(model, loss, config, mesh, tracks["valid"])
+    measured = None
+    if separator.wants_statistics(model.net):
+        measured = statistics.of_run(folder, model.front, tracks["train"], config, data["fingerprint"])
 
     with Checkpoints(folder) as checkpoints:
         # --- State: fresh, or the newest checkpoint that is whole -----------------------------------------
-        state = training.init_state(model, optimiser, config, mesh)
+        state = training.init_state(model, optimiser, config, mesh, measured)
         step, history, window = 0, [], log.Window()  # history: [step, validation SDR]
         if restored := checkpoints.restore(state.items()):
             step, items, meta = restored
@@ -74,7 +79,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
         if over():
             print(f"{folder}: finished at step {step}; to go on, raise --config.steps or --config.patience")
             return
-        workdirs.record_run(folder, argv, workdirs.describe_data(config, tracks), step)
+        workdirs.record_run(folder, argv, data, step)
         metrics_file = log.MetricsFile(folder / "metrics.jsonl", step)
         board = log.TensorBoard(folder, config.sample_rate) if config.tensorboard else None
         write_card(folder)

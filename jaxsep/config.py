@@ -87,6 +87,7 @@ def defaults() -> Config:
                     "milestones": (),  # or at these steps
                     "factor": 0.5,
                     "patience": 10,  # plateau: evaluations without a better one
+                    "cooldown": 0,  # plateau: evaluations after a multiplication that do not count
                     "warmup": 0,
                 },
             },

@@ -132,19 +132,22 @@ def build(optim: Config, steps: int) -> Optimiser:
 def plateau_scale(scores: Sequence[float], schedule: Config) -> float:
     """Factor on the learning rate after these validation scores, in their order.
 
-    Each time `patience` scores in a row are no better than the best before, the rate is multiplied by `factor`.
-    A function of all scores, so the state of the rule is the list of scores, which the checkpoint holds.
+    Each time `patience` scores in a row are no better than the best before, the rate is multiplied by `factor`; the
+    next `cooldown` scores are then not counted among those in a row. A function of all scores, so the state of the
+    rule is the list of scores, which the checkpoint holds.
     """
     if schedule.name != "plateau":
         return 1.0
-    best, waited, scale = -float("inf"), 0, 1.0
+    best, waited, rest, scale = -float("inf"), 0, 0, 1.0
     for score in scores:
         if score > best:
             best, waited = score, 0
         else:
             waited += 1
+        if rest:
+            waited, rest = 0, rest - 1
         if waited == schedule.patience:
-            waited, scale = 0, scale * schedule.factor
+            waited, rest, scale = 0, schedule.cooldown, scale * schedule.factor
     return scale
 
 

@@ -30,6 +30,15 @@ class PerSource(nn.Module):
         """(fed, yielded) for at least `length` frames or samples, the same for all nets."""
         return next(iter(self.nets.values())).lengths(length)
 
+    @property
+    def wants_statistics(self) -> bool:
+        """Whether one of the nets does."""
+        return any(wants_statistics(net) for net in self.nets.values())
+
+    def with_statistics(self, params: Mapping[str, Any], mean: Array, std: Array) -> dict[str, Any]:
+        """Fresh parameters, each net's with the statistics."""
+        return {source: net.with_statistics(params[source], mean, std) for source, net in self.nets.items()}
+
     @nn.compact
     def __call__(self, latent: Array, targets: Array | None, train: bool) -> Array:
         """[b n f c] or [b t c] -> [b s ...].
@@ -58,11 +67,29 @@ class Blend(nn.Module):
         """(fed, yielded) for at least `length` frames or samples, the same for all nets."""
         return self.nets[0].lengths(length)
 
+    @property
+    def wants_statistics(self) -> bool:
+        """Whether the nets do."""
+        return wants_statistics(self.nets[0])
+
+    def with_statistics(self, params: Mapping[str, Any], mean: Array, std: Array) -> dict[str, Any]:
+        """Fresh parameters, each net's with the statistics."""
+        return {str(i): net.with_statistics(params[str(i)], mean, std) for i, net in enumerate(self.nets)}
+
     @nn.compact
     def __call__(self, latent: Array, targets: Array | None, train: bool) -> Array:
         """The output of one net, averaged over all."""
         outputs = [net.clone(parent=self, name=str(i))(latent, targets, train) for i, net in enumerate(self.nets)]
         return jnp.stack(outputs).mean(axis=0)
+
+
+def wants_statistics(net: nn.Module) -> bool:
+    """Whether a net standardises its input by mean and deviation of each bin of the training data.
+
+    Such a net has a method with_statistics(params, mean [f], std [f]) -> params; one that does so under some of its
+    settings only has a property `wants_statistics` as well.
+    """
+    return getattr(net, "wants_statistics", hasattr(net, "with_statistics"))
 
 
 class Separator(nn.Module):

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from jaxsep.config import Config, parse_sources
+from jaxsep.data.statistics import Statistics
 from jaxsep.errors import JaxsepError
 from jaxsep.losses import Loss
 from jaxsep.optim import Optimiser
@@ -119,14 +120,27 @@ def check_batch(config: Config, mesh: Mesh) -> None:
         )
 
 
-def init_state(separator: Any, optimiser: Optimiser, config: Config, mesh: Mesh) -> TrainState:
-    """The state before the first step, a copy on every device of the mesh."""
+def init_state(
+    separator: Any, optimiser: Optimiser, config: Config, mesh: Mesh, statistics: Statistics | None = None
+) -> TrainState:
+    """The state before the first step, a copy on every device of the mesh.
+
+    Args:
+        separator: whose variables are made.
+        optimiser: of the run.
+        config: of the run.
+        mesh: the devices.
+        statistics: of the training data, for nets that want them (`separator.wants_statistics`).
+    """
 
     def create() -> TrainState:
         key = jax.random.key(config.seed)
         mix = jnp.zeros((1, config.data.segment, config.channels))
         variables = separator.init(jax.random.fold_in(key, 0), mix, None, False)
         params = variables["params"]
+        if statistics is not None:
+            mean, std = (jnp.asarray(values) for values in statistics)
+            params = {**params, "net": separator.net.with_statistics(params["net"], mean, std)}
         return TrainState(
             step=jnp.int32(0),
             params=params,

@@ -95,6 +95,9 @@ def test_plateau_counts_evaluations_without_a_better_one():
     scores = [1.0, 2.0, 2.0, 1.9, 2.1, 2.0, 2.1, 2.1, 2.0, 9.0]
     scales = [optim.plateau_scale(scores[:n], schedule) for n in range(len(scores) + 1)]
     assert scales == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+    schedule.cooldown = 2
+    scales = [optim.plateau_scale([1.0] * n, schedule) for n in range(9)]
+    assert scales == [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
     schedule.name = "constant"
     assert optim.plateau_scale(scores, schedule) == 1.0
 

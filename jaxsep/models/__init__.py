@@ -1,10 +1,14 @@
 """The systems: one paper, one file, the net alone. The table below is all there is to choose from."""
 
-from jaxsep.models import cunet, lasaft, phasen, spleeter
+from jaxsep.models import cunet, d3net, lasaft, mmdenselstm, mmdensenet, open_unmix, phasen, spleeter
 
 MODELS = {
     "cunet": cunet.CUNet,
+    "d3net": d3net.D3Net,
     "lasaft": lasaft.LaSAFTNet,
+    "mmdenselstm": mmdenselstm.MMDenseLSTM,
+    "mmdensenet": mmdensenet.MMDenseNet,
+    "open_unmix": open_unmix.OpenUnmix,
     "phasen": phasen.PHASEN,
     "spleeter": spleeter.UNet,
 }
