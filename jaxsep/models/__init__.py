@@ -1,8 +1,9 @@
 """The systems: one paper, one file, the net alone. The table below is all there is to choose from."""
 
-from jaxsep.models import cunet, d3net, lasaft, mmdenselstm, mmdensenet, open_unmix, phasen, spleeter
+from jaxsep.models import blstm, cunet, d3net, lasaft, mmdenselstm, mmdensenet, open_unmix, phasen, spleeter
 
 MODELS = {
+    "blstm": blstm.MagnitudeBLSTM,
     "cunet": cunet.CUNet,
     "d3net": d3net.D3Net,
     "lasaft": lasaft.LaSAFTNet,
