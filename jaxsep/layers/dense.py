@@ -8,6 +8,7 @@ All tensors are [b n f d], kernels (frames, bins). Convolution biases whose outp
 batch statistics, which subtract them again.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,11 +88,11 @@ class DenseBlock(nn.Module):
     def __call__(self, x: Float[Array, "b n f d"], train: bool) -> Float[Array, "b n f g"]:
         """[b n f d] -> [b n f growth]."""
         rest = x  # becomes the layers that are still to come
-        for l in range(self.layers):
-            dilation = 2**l if self.dilated else 1
-            features = (self.layers - l) * self.growth
-            unit = Unit(features, self.kernel, dilation, self.eps, self.dtype, name=f"layer{l}")
-            rest = unit(x, train) if l == 0 else rest[..., self.growth :] + unit(x, train)
+        for layer in range(self.layers):
+            dilation = 2**layer if self.dilated else 1
+            features = (self.layers - layer) * self.growth
+            unit = Unit(features, self.kernel, dilation, self.eps, self.dtype, name=f"layer{layer}")
+            rest = unit(x, train) if layer == 0 else rest[..., self.growth :] + unit(x, train)
             x = rest[..., : self.growth]
         return x
 
@@ -152,7 +153,7 @@ class FrameLSTM(nn.Module):
 
 
 class BandNet(nn.Module):
-    """The U-net of one band: dense blocks, average pooling of 2 x 2, transposed convolution of 2 x 2, concatenated skips.
+    """The U-net of one band: dense blocks, 2 x 2 average pooling and transposed convolution, concatenated skips.
 
     Blocks count from the encoder's first over the bottleneck to the decoder's last. Odd sizes are padded with a zero at
     the end before pooling and cropped after up-sampling.
@@ -232,7 +233,7 @@ class BandNet(nn.Module):
                 f"model.growth={growth}, model.layers={layers}, model.units={self.units}: expected for each band the "
                 "same odd number of blocks (encoder, bottleneck, decoder)"
             )
-        if any(not l and not u for l, u in zip(layers, units, strict=True)):
+        if any(not block and not lstm for block, lstm in zip(layers, units, strict=True)):
             raise JaxsepError(f"model.layers={layers}: a block without layers needs an LSTM, model.units={self.units}")
         if self.placement not in PLACEMENTS:
             raise JaxsepError(f"model.placement={self.placement!r}, expected one of {', '.join(PLACEMENTS)}")
@@ -301,12 +302,12 @@ def check_bands(system: str, splits: Sequence[int], bins: int, *fields: Sequence
         JaxsepError: they do not.
     """
     edges = (0, *splits, bins)
-    if any(stop <= start for start, stop in zip(edges, edges[1:], strict=False)):
+    if any(stop <= start for start, stop in itertools.pairwise(edges)):
         raise JaxsepError(f"{system}: model.splits={splits} must rise and lie within the {bins} bins in use")
     if {len(field) for field in fields} != {len(splits) + 2}:
         raise JaxsepError(
-            f"{system}: model.splits={splits} makes {len(splits) + 1} bands, so first, growth, layers, ... of the model "
-            f"need {len(splits) + 2} entries each, the last for the full band"
+            f"{system}: model.splits={splits} makes {len(splits) + 1} bands, so first, growth, layers, ... of "
+            f"the model need {len(splits) + 2} entries each, the last for the full band"
         )
 
 
@@ -315,7 +316,15 @@ class Standardise(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n f c"]) -> Float[Array, "b n f c"]:
-        """[b n f c] -> [b n f c]."""
+        """[b n f c] -> [b n f c].
+
+        Raises:
+            JaxsepError: the parameters are for another number of bins.
+        """
+        if self.has_variable("params", "offset"):
+            bins = self.get_variable("params", "offset").shape[0]
+            if bins != x.shape[2]:
+                raise JaxsepError(f"a spectrum of {x.shape[2]} bins for a net made for {bins}; see front.bins")
         offset = self.param("offset", nn.initializers.zeros, (x.shape[2],), jnp.float32)
         scale = self.param("scale", nn.initializers.ones, (x.shape[2],), jnp.float32)
         return (x - offset[:, None]) / scale[:, None]

@@ -6,6 +6,8 @@ prediction tasks", CVPR 2021. The net is that of the authors' code, github.com/s
 d3net/music-source-separation/model.py.
 """
 
+import itertools
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -25,7 +27,8 @@ class D3Net(nn.Module):
     | low, middle | 0..256, 256..1600 | one `dense.BandNet` each |
     | full | 0..1600 | a third one |
     | merge | 0..1600 | [low; middle] and full, D2 block, gate to the audio channels |
-    | output | 0..1600 | relu(scale y + bias) per bin; above stands the mixture's magnitude, for a Wiener filter to clean |
+    | output | 0..1600 | relu(scale y + bias) per bin |
+    | above | 1600.. | the mixture's magnitude, for a Wiener filter to clean |
 
     The defaults are those for vocals and other, 2,967,407 parameters in stereo of 2,049 bins: low 1,331,572, middle
     658, full 1,614,993, final block 12,810, gate 76, input and output 7,298. Of the input's, those above bin 1,600 get
@@ -100,7 +103,7 @@ class D3Net(nn.Module):
         if z.shape[2] < self.top:
             raise JaxsepError(f"d3net: {z.shape[2]} bins, fewer than model.top={self.top}; set front.bins")
         edges = (0, *self.splits, self.top)
-        widths = [stop - start for start, stop in zip(edges, edges[1:], strict=False)]
+        widths = [stop - start for start, stop in itertools.pairwise(edges)]
         for width, growth in zip([*widths, self.top], self.growth, strict=True):
             unit = 2 ** (len(growth) // 2)
             if width % unit:
