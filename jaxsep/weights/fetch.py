@@ -51,9 +51,7 @@ def fetch_weights(name: str, out: Path, argv: Sequence[str]) -> None:
     advice = f"see {entry.origin.address} and run `jaxsep weights import {entry.kind} FILE... {out} --name {name}`"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        files = [
-            _fetch(file, folder / file.name, f"see {entry.origin.address}, then {by_hand}") for file in entry.files
-        ]
+        files = [_fetch(file, folder / file.name, advice) for file in entry.files]
     except OSError as error:
         raise JaxsepError(f"{folder}: cannot be written ({error}); make room, or set JAXSEP_CACHE") from None
     import_weights(entry.kind, files, out, argv, name)
