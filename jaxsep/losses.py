@@ -135,13 +135,17 @@ class ComplexL2(Loss):
 
 @dataclass(frozen=True)
 class Compressed(Loss):
-    """PHASEN's loss: L_amp / 2 + L_phase / 2 on power-compressed spectra (Yin et al., AAAI 2020, eq. 11-13).
+    """PHASEN's loss: L_amp / 2 + L_phase / 2 on power-compressed spectra (Yin et al., AAAI 2020).
 
-    L_amp is the squared difference of |S|^p, L_phase that of |S|^p e^(j phase), averaged over n, f, c.
+    With S' = |S|^p e^(j phase), L_amp is (|S'_e| - |S'_r|)^2 and L_phase is |S'_e - S'_r|^2: equal where the phases
+    are, so both halves have one unit. The paper's means are followed, over n, f and c; the public codes sum over the
+    batch (IMLHF), over bins (huyanxin) or over all (JuanSMartinez), which scales the loss and moves neither its
+    minimum nor, but for eps, Adam's steps. huyanxin compresses the estimate in L_phase by the reference's magnitude,
+    with which a wrong magnitude has another cost; not offered.
 
     Attributes:
         power: p; the paper's 0.3.
-        eps: joins the squared magnitude below the power, whose slope at zero is infinite.
+        eps: joins the squared magnitude below the power, whose slope at zero is infinite; of the size of |S|^2.
     """
 
     power: float = 0.3

@@ -108,7 +108,61 @@ def test_values_and_gradients_are_finite(name, case):
     assert np.isfinite(np.asarray(value)).all() and np.isfinite(np.asarray(gradient)).all()
 
 
+def complexes(values):
+    """[s, f] as [1 s 1 f 1] complex."""
+    return jnp.asarray(values, jnp.complex64)[None, :, None, :, None]
+
+
+def test_complex_l2_by_hand():
+    """Differences 3+4j, 0 and 0, 2j: squares 25, 0 and 0, 4; the mean over real and imaginary parts halves them."""
+    reference, estimate = complexes([[1, 2j], [1, 1]]), complexes([[4 + 4j, 2j], [1, 1 + 2j]])
+    loss = build({"name": "complex_l2"})
+    assert loss.domain == "magnitude"
+    np.testing.assert_allclose(loss(estimate, reference), [[25 / 4, 4 / 4]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0])
+def test_compressed_by_hand(power):
+    """Of 8 against 27 the amplitudes differ only; of 8 against 8j the phases; a turn by pi doubles |S'|."""
+    reference, estimate = complexes([[27, 1], [8, 1], [8, 1]]), complexes([[8, 1], [8j, 1], [-8, 1]])
+    louder, turned, opposed = (27**power - 8**power) ** 2, 2 * 8 ** (2 * power), 4 * 8 ** (2 * power)
+    expected = np.array([[0.5 * louder + 0.5 * louder, 0.5 * turned, 0.5 * opposed]]) / 2  # the mean over two bins
+    loss = build({"name": "compressed", "power": power})
+    assert loss.domain == "magnitude"
+    np.testing.assert_allclose(loss(estimate, reference), expected, rtol=1e-5)
+    np.testing.assert_allclose(loss(reference, reference), 0)
+
+
+def test_compressed_lifts_what_is_quiet():
+    """The same relative error at a thousandth of the level: a millionth of the cost squared, 1000^-0.6 compressed."""
+    estimate, reference = complexes([[2]]), complexes([[1]])
+    compressed, plain = build({"name": "compressed"}), build({"name": "complex_l2"})
+    for loss, expected in ((compressed, 1000**-0.6), (plain, 1000**-2)):
+        ratio = float(loss(estimate / 1000, reference / 1000)[0, 0] / loss(estimate, reference)[0, 0])
+        assert ratio == pytest.approx(expected, rel=0.01)
+
+
+def test_compressed_pulls_from_zero_towards_the_reference():
+    """The slope of |S|^0.3 is infinite at zero; the loss's is finite, and points where the reference is."""
+    loss = build({"name": "compressed"})
+    reference = complexes([[1 + 1j, -2, 0]])
+
+    def cost(real, imag):
+        return loss(real + 1j * imag, reference).sum()
+
+    zero = jnp.zeros(reference.shape)
+    real, imag = (np.asarray(slope).ravel() for slope in jax.grad(cost, (0, 1))(zero, zero))
+    assert np.isfinite(real).all() and np.isfinite(imag).all()
+    assert real[0] < 0 and imag[0] == pytest.approx(real[0]) and real[1] > 0
+    assert imag[1] == real[2] == imag[2] == 0
+
+
 def test_examples_and_sources_are_apart():
+    complex_noise = noise(2, 3, 4, 5, 2, seed=2) + 1j * noise(2, 3, 4, 5, 2, seed=3)
+    for name in ("complex_l2", "compressed"):
+        loss = build({"name": name})
+        whole = loss(complex_noise, complex_noise[::-1])
+        np.testing.assert_allclose(whole[1, 2], loss(complex_noise[1:, 2:], complex_noise[:1, 2:])[0, 0], rtol=1e-5)
     estimate, reference = noise(2, 3, 4, 5, 2), noise(2, 3, 4, 5, 2, seed=1)
     for name in SPECTRAL:
         loss = build({"name": name})
