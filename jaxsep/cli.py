@@ -132,6 +132,13 @@ def _add_separate(commands: Any) -> None:
 
     group = parser.add_argument_group("which stems")
     add = group.add_argument
+    add(
+        "--condition",
+        action="append",
+        default=[],
+        metavar="NAME=SOURCES",
+        help="of a conditioned model: NAME instead of its sources, e.g. duo=vocals+bass or soft=0.5*vocals; repeatable",
+    )
     either = group.add_mutually_exclusive_group()
     either.add_argument("--stems", type=_names, default=(), metavar="A,B", help="write only these")
     either.add_argument(
@@ -207,7 +214,7 @@ def _names(text: str) -> tuple[str, ...]:
 def _separate(args: argparse.Namespace) -> int:
     if args.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX starts, so that it does not occupy an accelerator
-    from jaxsep import outputs, progress, songs
+    from jaxsep import outputs, progress, songs, targets
 
     given = {name: getattr(args, name) for name in ("segment", "overlap", "shifts", "seed", "batch_size")}
     failures = songs.separate_files(
@@ -217,6 +224,7 @@ def _separate(args: argparse.Namespace) -> int:
         checkpoint=args.checkpoint,
         device=args.device,
         recipe={name: value for name, value in given.items() if value is not None},
+        conditions=targets.parse(args.condition),
         stems=args.stems,
         two_stems=args.two_stems,
         residual=args.residual,

@@ -5,6 +5,7 @@ resampled back. Only `segment=0` (the whole song in one pass) looks further than
 does (segment, overlap, shifts, standardisation) is the `inference` part of its config, which scoring shares.
 """
 
+import copy
 import dataclasses
 import functools
 import math
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from jaxsep import config as configs
 from jaxsep import devices
+from jaxsep import targets as conditioning
 from jaxsep.errors import JaxsepError
 from jaxsep.integrity import warn
 from jaxsep.streams import Stems, Wave, resample_stream, separate_stream, shifted_mean, track_statistics
@@ -75,9 +78,10 @@ class _Static:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(static: _Static, variables: Any, mix: jax.Array) -> jax.Array:
-    """[b t c] -> [b s t c]; compiled once per separator and shape, also when the variables change."""
-    return static.separator.apply(variables, mix, None, False).stems
+def _forward(static: _Static, variables: Any, targets: jax.Array | None, mix: jax.Array) -> jax.Array:
+    """[b t c] -> [b s t c]; compiled once per separator and shape, also when variables or targets [s r] change."""
+    asked = None if targets is None else jnp.broadcast_to(targets, (len(mix), *targets.shape))
+    return static.separator.apply(variables, mix, asked, False).stems
 
 
 class Model:
@@ -110,6 +114,7 @@ class Model:
         self.device = device or jax.local_devices()[0]
         self._separator = _Static(separator)
         self._variables = jax.tree.map(self._place, variables)
+        self._targets: jax.Array | None = None  # weights over the net's sources, [s r]; None = each source
         self._notify = notify
         self._limit: int | None = None  # rows per call that memory is known to hold
 
@@ -132,6 +137,23 @@ class Model:
             notify: takes one line when the batch is halved because memory ran out.
         """
         return cls(separator, variables, config, device, notify)
+
+    def conditioned(self, conditions: conditioning.Conditions) -> "Model":
+        """A model that returns weighted sums of sources, as the net of a conditioned system makes them when asked.
+
+        `model.conditioned({"duo": {"vocals": 1.0, "bass": 1.0}})` has one stem, "duo".
+
+        Args:
+            conditions: for each stem the weights of its sources, from 0 to 1; they are those of the run's config, also
+                where this model is conditioned itself.
+
+        Raises:
+            JaxsepError: a system that takes no conditions or other ones, a source that the model does not have.
+        """
+        model = copy.copy(self)
+        model._targets = self._place(conditioning.weights(self.config, conditions))
+        model.sources = tuple(conditions)
+        return model
 
     def separate(self, audio: Any, rate: int, **changes: Any) -> dict[str, Wave]:
         """Separates a song.
@@ -234,13 +256,11 @@ class Model:
         """The separator on equal parts of a batch, made smaller when memory runs out if `halve` allows."""
         rows = len(batch)
         limit = min(rows, self._limit or rows)
+        run = functools.partial(_forward, self._separator, self._variables, self._targets)
         while True:
             size = max(n for n in range(1, limit + 1) if rows % n == 0)
             try:
-                parts = [
-                    np.asarray(_forward(self._separator, self._variables, jax.device_put(part, self.device)))
-                    for part in np.split(batch, rows // size)
-                ]
+                parts = [np.asarray(run(jax.device_put(part, self.device))) for part in np.split(batch, rows // size)]
                 return np.concatenate(parts) if len(parts) > 1 else parts[0]
             except Exception as error:
                 if not _out_of_memory(error):

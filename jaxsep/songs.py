@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxsep import config as configs
 from jaxsep import devices
+from jaxsep import targets as conditioning
 from jaxsep.audio import SUFFIXES, open_audio
 from jaxsep.errors import JaxsepError
 from jaxsep.inference import Model, Recipe, load
@@ -48,6 +49,7 @@ def separate_files(
     checkpoint: str | int = "best",
     device: str = "auto",
     recipe: dict[str, Any] | None = None,
+    conditions: conditioning.Conditions | None = None,
     stems: Sequence[str] = (),
     two_stems: str = "",
     residual: bool = False,
@@ -66,6 +68,7 @@ def separate_files(
         checkpoint: "best", "last" or a step.
         device: as for `jaxsep.load`.
         recipe: fields of `Recipe` that replace the model's own.
+        conditions: stems to ask a conditioned model for instead of its sources, see `Model.conditioned`.
         stems: see `choose_outputs`, as for `two_stems` and `residual`.
         two_stems: a stem and its complement instead of all stems.
         residual: also what the outputs leave of the mixture.
@@ -83,7 +86,9 @@ def separate_files(
     """
     progress, encoding = progress or Progress(), encoding or Encoding.choose()
     config: Any = configs.run_config(run)
-    mixing = choose_outputs(tuple(configs.parse_sources(config.sources)), stems, two_stems, residual)
+    if conditions:
+        conditioning.weights(config, conditions)  # refuses what the model cannot be asked for
+    mixing = choose_outputs(tuple(conditions or configs.parse_sources(config.sources)), stems, two_stems, residual)
     name_output(filename, "track", "stem", encoding.format, "suffix", "model")  # speaks before any file does
     settings = dataclasses.replace(Recipe.from_config(config.inference), **{"batch_size": None} | (recipe or {}))
     chosen = devices.pick(device)
@@ -113,6 +118,7 @@ def separate_files(
             raise JaxsepError(f"{job.path}: {error}") from None
     _check_writable(Path(out))
     model = load(run, checkpoint, device)
+    model = model.conditioned(conditions) if conditions else model
     say(f"separating with {config.name}:{config.variant} of {run} on {devices.describe(chosen, device)}")
     for job in jobs:
         with reported(job.path):
