@@ -39,7 +39,12 @@ def parts():
     net = separator.build(made)
     variables = jax.jit(net.init, static_argnums=3)(jax.random.key(0), jnp.zeros((1, 2048, 1)), None, False)
     rng = np.random.default_rng(0)
-    moved = jax.tree.map(lambda leaf: leaf + 0.3 * np.abs(rng.standard_normal(leaf.shape)).astype("f4"), variables)
+
+    def move(path, leaf):
+        noise = rng.uniform(-1, 1, leaf.shape).astype(np.float32)
+        return leaf + np.abs(noise) if path[-1].key == "var" else leaf + noise
+
+    moved = jax.tree_util.tree_map_with_path(move, variables)
     return net, moved, made
 
 
