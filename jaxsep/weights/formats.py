@@ -2,9 +2,9 @@
 
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn
 
 from jaxsep.errors import JaxsepError
 
@@ -64,12 +64,12 @@ def unpack(path: Path, folder: Path) -> list[Path]:
     folder.mkdir(parents=True)
     room = LARGEST_EXPANSION * path.stat().st_size
     try:
-        for name, data in _members(path):
+        for name, read in _members(path):
             file = folder / Path(name.replace("\\", "/")).name
             if file.name.startswith("."):
                 continue
             with file.open("xb") as out:
-                while block := data.read(1 << 20):
+                while block := read(1 << 20):
                     room -= len(block)
                     if room < 0:
                         raise JaxsepError(f"{path}: expands to over {LARGEST_EXPANSION} times its size; refused")
@@ -81,15 +81,16 @@ def unpack(path: Path, folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _members(path: Path) -> Iterator[tuple[str, Callable[[int], bytes]]]:
+    """Name and `read` of every regular file."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 if not info.is_dir():
-                    yield info.filename, archive.open(info)
+                    yield info.filename, archive.open(info).read
         return
     with tarfile.open(path) as archive:
         for member in archive:
             data = archive.extractfile(member) if member.isfile() else None
             if data is not None:
-                yield member.name, data
+                yield member.name, data.read

@@ -5,10 +5,12 @@ strings, containers and the few names that its caller gives it; every other name
 allows it, becomes an `Inert` record that only remembers the name. No name of a file is ever imported.
 """
 
+import io
 import pickletools
 import sys
+from _compat_pickle import IMPORT_MAPPING  # the standard library's modules as Python 2 called them
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from jaxsep.errors import JaxsepError
 
@@ -45,7 +47,7 @@ class _Function:
 
 
 def load(
-    stream: BinaryIO,
+    stream: io.BytesIO,
     file: str,
     names: Mapping[str, Any],
     persistent: Callable[[Any], Any],
@@ -67,7 +69,7 @@ def load(
     def find(name: str) -> Any:
         if name in names:
             return _Function(names[name]) if callable(names[name]) else names[name]
-        standard = name.split(".")[0] in {*sys.stdlib_module_names, "__builtin__", "copy_reg"}
+        standard = name.split(".")[0] in {*sys.stdlib_module_names, *IMPORT_MAPPING}
         if foreign and (name in _INNOCENT or not standard):
             return Inert(name)
         raise JaxsepError(f"{file}: names {name!r}, which has no place in a file of weights; refused, nothing was run")
@@ -77,10 +79,11 @@ def load(
     except JaxsepError:
         raise
     except Exception as error:  # whatever a forged or cut stream makes of the stack
-        raise JaxsepError(f"{file}: damaged ({error or type(error).__name__}); download it again") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise JaxsepError(f"{file}: damaged ({reason}); download it again") from None
 
 
-def _run(stream: BinaryIO, find: Callable[[str], Any], persistent: Callable[[Any], Any]) -> Any:
+def _run(stream: io.BytesIO, find: Callable[[str], Any], persistent: Callable[[Any], Any]) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
 
