@@ -110,7 +110,7 @@ def _imported(run: Mapping, head: Mapping) -> list[str]:
     return [
         "## Origin",
         "",
-        f"Imported weights, not trained here: {head['origin']['name']}, {head['origin']['address']}.",
+        f"Imported weights, not trained here: {head['origin']['name']}; address: {head['origin']['address']}.",
         f"Licence of the weights: {head['license']}. Commercial use: {head['commercial_use']}.",
         f"Training data: {head['training_data']}.",
         "",

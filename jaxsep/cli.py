@@ -272,12 +272,14 @@ def _merge(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from jaxsep.weights import catalogue, importing
+    from jaxsep.weights import UNKNOWN, catalogue, importing
 
     command = ["jaxsep", "weights", "import", args.kind, *map(str, args.files), str(args.out)]
     command += ["--name", args.name] if args.name else []
     origin = importing.import_weights(args.kind, args.files, args.out, command, args.name)
     print(f"{args.out}: {catalogue.terms(origin)}")
+    if origin.licence == UNKNOWN:
+        print("weights that `jaxsep weights list` knows: --name NAME states their origin in the model card")
     return 0
 
 

@@ -78,6 +78,25 @@ def test_licence_of_the_data(tmp_path):
     assert head["commercial_use"] == "no" and "research and education" in head["license"]
 
 
+def test_imported_weights(tmp_path):
+    """The authors' terms stand in for those of data that this run never saw; there is no recipe to show."""
+    make_run(tmp_path, "musdb18")
+    run = json.loads((tmp_path / "run.json").read_text())
+    run["origin"] = {
+        "name": "Net",
+        "address": "https://example.org",
+        "licence": "MIT",
+        "training_data": "songs",
+        "commercial_use": "not stated",
+    }
+    run["files"] = [{"name": "net.pth", "sha256": "00ff"}]
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    head, body = read(tmp_path)
+    assert (head["license"], head["training_data"], head["commercial_use"]) == ("MIT", "songs", "not stated")
+    assert head["origin"] == {"name": "Net", "address": "https://example.org"}
+    assert "`net.pth`, SHA-256 00ff" in body and "Commercial use: not stated" in body and "## Recipe" not in body
+
+
 def test_not_a_run(tmp_path):
     with pytest.raises(JaxsepError, match="not a run folder"):
         card.write_card(tmp_path)

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -16,7 +17,7 @@ import soundfile
 from jaxsep import cli, inference, separator
 from jaxsep.config import run_config
 from jaxsep.errors import JaxsepError
-from jaxsep.weights import catalogue, formats, spleeter, tensors, tf1
+from jaxsep.weights import catalogue, formats, hdf5, spleeter, tensors, tf1
 
 GOLDEN = Path(__file__).parent / "golden"
 SOURCES = {"2stems": ("vocals", "accompaniment"), "5stems": ("vocals", "piano", "drums", "bass", "other")}
@@ -143,6 +144,13 @@ def test_nothing_is_left_of_a_failed_import(imported, tmp_path, capsys):
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package, read, extra", [("tensorflow", tf1.read, "train"), ("h5py", hdf5.read, "weights")])
+def test_a_missing_package_is_named(tmp_path, monkeypatch, package, read, extra):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(JaxsepError, match=rf'pip install "jaxsep\[{extra}\]"$'):
+        read(tmp_path / "vocals.h5")
 
 
 def test_name_states_the_origin_and_its_sum_is_checked(tmp_path, monkeypatch, capsys):

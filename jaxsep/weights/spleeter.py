@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxsep import config as configs
 from jaxsep.errors import JaxsepError
-from jaxsep.weights import Imported, tensors, tf1
+from jaxsep.weights import Imported, Origin, tensors, tf1
 
 LEVELS = 6
 VARIANTS = {2: "2stems", 4: "4stems", 5: "5stems"}
@@ -44,7 +44,7 @@ def read(files: Sequence[Path]) -> Imported:
     for number, source in enumerate(configs.parse_sources(config.sources)):
         table |= _instrument(f"net/{source}", number)
     variables = tensors.place(tensors.shapes(config), table, found, file)
-    return Imported(config, variables)
+    return Imported(config, variables, Origin(f"Spleeter, {config.variant}"))
 
 
 def _instrument(net: str, number: int) -> dict[str, tensors.Rule]:
