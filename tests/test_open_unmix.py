@@ -62,6 +62,18 @@ def test_equal_to_openunmix(golden, name):
     assert relative(keep(gradient), golden[f"{name}/gradient"]) < 1e-4
 
 
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own
+def test_golden_file_is_what_openunmix_computes(golden, tmp_path, monkeypatch):
+    pytest.importorskip("openunmix", reason="the parity-torch extra brings openunmix")
+    monkeypatch.setattr(make, "HERE", tmp_path)
+    make.main()
+    with np.load(tmp_path / "openunmix.npz") as file:
+        assert set(file) == set(golden)
+        for name, expected in golden.items():
+            assert relative(file[name], expected) < 1e-4, name
+
+
 @pytest.mark.parametrize(("targets", "case"), [(("drums", "vocals"), "both"), (("vocals",), "vocals")])
 def test_imported_separator_is_equal_to_openunmix(golden, tmp_path, targets, case):
     """Transform, nets, Wiener filter (of one target: with what is left of the mixture) and inverse, from its files."""
