@@ -16,6 +16,7 @@ EXTRAS = {
     "train": {"tensorflow": "tensorflow", "tensorflow-datasets": "tensorflow_datasets", "musdb": "musdb"},
     "eval": {"museval": "museval", "stempeg": "stempeg", "matplotlib": "matplotlib"},
     "dev": {"pytest": "pytest", "ruff": "ruff", "beartype": "beartype"},
+    "weights": {"h5py": "h5py"},
     "parity": {"keras": "keras", "norbert": "norbert"},
     "cuda": {"jax-cuda13-plugin": "jax_cuda13_plugin"},
     "tpu": {"libtpu": "libtpu"},
