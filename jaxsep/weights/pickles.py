@@ -15,7 +15,6 @@ from typing import Any, cast
 from jaxsep.errors import JaxsepError
 
 _MARK = object()
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
@@ -84,113 +83,119 @@ def load(
 
 
 def _run(stream: io.BytesIO, find: Callable[[str], Any], persistent: Callable[[Any], Any]) -> Any:
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-
-    def since_mark() -> list[Any]:
-        at = max(i for i, value in enumerate(stack) if value is _MARK)
-        values = stack[at + 1 :]
-        del stack[at:]
-        return values
-
+    machine = _Machine(find, persistent)
     for opcode, argument, _ in pickletools.genops(stream):
         name, value = opcode.name, cast(Any, argument)
-        if name in _LITERALS:
-            stack.append(value)
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in ("PROTO", "FRAME"):
-            pass
-        elif name == "STOP":
-            (result,) = stack
+        if name == "STOP":
+            (result,) = machine.stack
             return result
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name == "POP":
-            stack.pop()
-        elif name == "POP_MARK":
-            since_mark()
-        elif name == "DUP":
-            stack.append(stack[-1])
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            memo[value] = stack[-1]
-        elif name == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[value])
-        elif name == "EMPTY_DICT":
-            stack.append({})
-        elif name == "EMPTY_LIST":
-            stack.append([])
-        elif name == "EMPTY_SET":
-            stack.append(set())
-        elif name == "EMPTY_TUPLE":
-            stack.append(())
-        elif name == "TUPLE":
-            stack.append(tuple(since_mark()))
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            count = int(name[-1])
-            stack[-count:] = [tuple(stack[-count:])]
-        elif name == "LIST":
-            stack.append(since_mark())
-        elif name == "DICT":
-            stack.append(_pairs(since_mark()))
-        elif name == "FROZENSET":
-            stack.append(frozenset(since_mark()))
-        elif name == "APPEND":
-            values = [stack.pop()]
-            _extend(stack[-1], values)
-        elif name in ("APPENDS", "ADDITEMS"):
-            values = since_mark()
-            _extend(stack[-1], values)
-        elif name == "SETITEM":
-            pair = [stack.pop(), stack.pop()]
-            _update(stack[-1], pair[::-1])
-        elif name == "SETITEMS":
-            values = since_mark()
-            _update(stack[-1], values)
-        elif name == "GLOBAL":
-            stack.append(find(value.replace(" ", ".")))
-        elif name == "STACK_GLOBAL":
-            attribute, module = stack.pop(), stack.pop()
-            stack.append(find(f"{module}.{attribute}"))
-        elif name in ("REDUCE", "NEWOBJ"):
-            arguments, called = stack.pop(), stack.pop()
-            stack.append(_call(called, arguments))
-        elif name == "BUILD":
-            stack.pop()  # attributes of an object: nothing that weights are made of
-            if not isinstance(stack[-1], dict | Inert):
-                raise ValueError("it sets attributes of something that is no object")
-        elif name == "BINPERSID":
-            stack.append(persistent(stack.pop()))
+        if name in _LITERALS:
+            machine.push(value)
+        elif name in _OPERATIONS:
+            _OPERATIONS[name](machine, value)
         else:
             raise ValueError(f"opcode {name}")
     raise ValueError("it has no end")
 
 
-def _call(called: Any, arguments: Any) -> Any:
-    if isinstance(called, Inert):
-        return Inert(called.name)
-    if not isinstance(called, _Function) or not isinstance(arguments, tuple):
-        raise ValueError("it calls something that is no function")
-    return called.call(*arguments)
+class _Machine:
+    """The stack and the memo of the pickle language."""
 
+    def __init__(self, find: Callable[[str], Any], persistent: Callable[[Any], Any]):
+        self.find, self.persistent = find, persistent
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
 
-def _extend(container: Any, values: list[Any]) -> None:
-    if isinstance(container, list):
-        container.extend(values)
-    elif isinstance(container, set):
-        container.update(values)
-    elif not isinstance(container, Inert):
-        raise ValueError("it appends to something that is no list")
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
 
+    def pop(self, count: int) -> list[Any]:
+        """The topmost values, the deepest first."""
+        if len(self.stack) < count:
+            raise ValueError("it takes more than it has put down")
+        values = self.stack[-count:]
+        del self.stack[-count:]
+        return values
 
-def _update(container: Any, values: list[Any]) -> None:
-    if isinstance(container, dict):
-        container.update(_pairs(values))
-    elif not isinstance(container, Inert):
-        raise ValueError("it sets items of something that is no dict")
+    def since_mark(self) -> list[Any]:
+        """The values behind the last mark, which is taken away."""
+        mark = max(i for i, value in enumerate(self.stack) if value is _MARK)
+        values = self.pop(len(self.stack) - mark)
+        return values[1:]
+
+    def extend(self, values: list[Any]) -> None:
+        """Adds to the list or set on top."""
+        container = self.stack[-1]
+        if isinstance(container, list):
+            container.extend(values)
+        elif isinstance(container, set):
+            container.update(values)
+        elif not isinstance(container, Inert):
+            raise ValueError("it appends to something that is no list")
+
+    def update(self, values: list[Any]) -> None:
+        """Sets items, keys and values in turn, of the dict on top."""
+        container = self.stack[-1]
+        if isinstance(container, dict):
+            container.update(_pairs(values))
+        elif not isinstance(container, Inert):
+            raise ValueError("it sets items of something that is no dict")
+
+    def build(self) -> None:
+        """Leaves out attributes of an object: nothing that weights are made of."""
+        self.pop(1)
+        if not isinstance(self.stack[-1], dict | Inert):
+            raise ValueError("it sets attributes of something that is no object")
+
+    def call(self) -> None:
+        """Calls a function of the caller; an inert class makes an inert object."""
+        called, arguments = self.pop(2)
+        if isinstance(called, Inert):
+            self.push(Inert(called.name))
+        elif isinstance(called, _Function) and isinstance(arguments, tuple):
+            self.push(called.call(*arguments))
+        else:
+            raise ValueError("it calls something that is no function")
 
 
 def _pairs(values: list[Any]) -> dict[Any, Any]:
     return dict(zip(values[::2], values[1::2], strict=True))
+
+
+def _remember(machine: _Machine, number: int | None) -> None:
+    machine.memo[len(machine.memo) if number is None else number] = machine.stack[-1]
+
+
+# Opcode -> what it does, given its argument. All others are refused: INST and OBJ call, EXT looks up by number.
+_OPERATIONS: Mapping[str, Callable[[_Machine, Any], Any]] = {
+    **dict.fromkeys(("PROTO", "FRAME"), lambda machine, _: None),
+    "NONE": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    "MARK": lambda machine, _: machine.push(_MARK),
+    "POP": lambda machine, _: machine.pop(1),
+    "POP_MARK": lambda machine, _: machine.since_mark(),
+    "DUP": lambda machine, _: machine.push(machine.stack[-1]),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _remember),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda machine, number: machine.push(machine.memo[number])),
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "EMPTY_SET": lambda machine, _: machine.push(set()),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.since_mark())),
+    "TUPLE1": lambda machine, _: machine.push(tuple(machine.pop(1))),
+    "TUPLE2": lambda machine, _: machine.push(tuple(machine.pop(2))),
+    "TUPLE3": lambda machine, _: machine.push(tuple(machine.pop(3))),
+    "LIST": lambda machine, _: machine.push(machine.since_mark()),
+    "DICT": lambda machine, _: machine.push(_pairs(machine.since_mark())),
+    "FROZENSET": lambda machine, _: machine.push(frozenset(machine.since_mark())),
+    "APPEND": lambda machine, _: machine.extend(machine.pop(1)),
+    **dict.fromkeys(("APPENDS", "ADDITEMS"), lambda machine, _: machine.extend(machine.since_mark())),
+    "SETITEM": lambda machine, _: machine.update(machine.pop(2)),
+    "SETITEMS": lambda machine, _: machine.update(machine.since_mark()),
+    "GLOBAL": lambda machine, name: machine.push(machine.find(name.replace(" ", "."))),
+    "STACK_GLOBAL": lambda machine, _: machine.push(machine.find(".".join(machine.pop(2)))),
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda machine, _: machine.call()),
+    "BUILD": lambda machine, _: machine.build(),
+    "BINPERSID": lambda machine, _: machine.push(machine.persistent(*machine.pop(1))),
+}
