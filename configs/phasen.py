@@ -12,11 +12,13 @@ more, at any rate.
 Our deviations: windows of 32 ms every 8 ms instead of 25 ms every 10 ms in an FFT of 512, as the front end's hop
 divides its window (the net sees the same 257 bins); the rate falls along a cosine behind the warm-up.
 
-`music` is our form for 44.1 kHz stereo. STFT 1024/512 is the nearest to the paper's 25 ms and 10 ms at that rate. As
-the paper's attention map grows with 45 F^2 weights, 99.5 M parameters per net at 513 bins, the map has a value per
-channel instead. Two audio channels are four real inputs, two masks and two phasors. Each source has a net of its own:
-the published net has one amplitude and one phase stream for one source, sources can be trained apart, and
-in one net all masks would have to come through the same eight channels per bin in front of the BLSTM.
+`music` is our form for 44.1 kHz stereo. STFT 1024/512 is the nearest to the paper's 25 ms and 10 ms at that rate. The
+net sees its lowest 257 bins, as many as the paper's and up to 11 kHz as Spleeter's; above stand zeros
+(`--config.front.bins=513` for the full band, 42.1 M parameters per net). The attention map has a value per frame and
+channel instead of per frame and bin, which would grow with 45 F^2 weights: 24.0 M parameters per net, where the paper's
+map has 35.2 M. Two audio channels are four real inputs, two masks and two phasors. Each source has a net of its own:
+the published net has one amplitude and one phase stream for one source, sources can be trained apart, and in one net
+all masks would have to come through the same eight channels per bin in front of the BLSTM.
 
 Variants: `speech` (default), `music`, `report` (the recipe of a comparative study, mono, 4096/1024), `demo` (the
 music form, narrow, on the built-in songs, minutes on two cores).
@@ -65,7 +67,7 @@ def _speech(config: Config) -> None:
 
 def _music(config: Config) -> None:
     """44.1 kHz stereo, four sources, one value of the attention per channel."""
-    config.front.frame, config.front.hop, config.front.bins = 1024, 512, 513
+    config.front.frame, config.front.hop, config.front.bins = 1024, 512, 257
     config.model.attention = "channel"
     config.data.segment = 3 * config.sample_rate
     config.data.remix, config.data.gain, config.data.swap = "stem", (0.25, 1.25), 0.5
@@ -74,8 +76,8 @@ def _music(config: Config) -> None:
 def _report(config: Config) -> None:
     """The study: mono, 1,536 of 2,048 bins (16,537 Hz), batch 2 twice accumulated, halved every 50 epochs.
 
-    The loss is the system's own. A net has 122 M parameters at so many bins and keeps about 20 GB for the gradient of
-    one example: train the sources one at a time (`--config.sources=vocals`).
+    The loss is the system's own. A net has 121 M parameters at so many bins: train the sources one at a time
+    (`--config.sources=vocals`).
     """
     config.channels = 1
     config.front.frame, config.front.hop, config.front.bins = 4096, 1024, 1536
@@ -97,12 +99,12 @@ def _demo(config: Config) -> None:
     """The music form on built-in songs with one block of few channels: minutes on two cores."""
     _music(config)
     config.data.source = "builtin"
-    config.model.amplitude, config.model.phase, config.model.reduced = 8, 4, 2
-    config.model.blocks, config.model.units = 1, 32
+    config.model.amplitude, config.model.phase, config.model.reduced = 8, 8, 2
+    config.model.blocks, config.model.units = 1, 96
     config.data.batch_size = 4
-    config.data.segment = 64 * config.front.hop - config.front.frame  # 64 frames
+    config.data.segment = 32 * config.front.hop - config.front.frame  # 32 frames
     config.data.gain = (0.5, 1.5)
     config.optim.learning_rate = 3e-3
     config.optim.schedule.warmup = 30
-    config.steps = 300
-    config.log_every, config.save_every, config.eval_every = 20, 100, 100
+    config.steps = 700
+    config.log_every, config.save_every, config.eval_every = 20, 350, 350

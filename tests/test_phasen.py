@@ -219,8 +219,9 @@ def test_parameters_by_bins(bins, by_bin, by_channel, four_stereo):
 
 def test_music_form_counts():
     """Stereo, a value of the attention per channel: two more inputs, masks F, phasors two for one."""
-    mono, stereo = (made(PHASEN(attention="channel"), 1, 2, 513, channels) for channels in (1, 2))
+    mono, stereo = (made(PHASEN(attention="channel"), 1, 1, 513, channels) for channels in (1, 2))
     assert count(stereo) == 42_083_748
+    assert count(made(PHASEN(attention="channel"), 1, 1, 257, 2)) == 23_978_404
     assert count(stereo) - count(mono) == 2 * 96 * 7 + 2 * 48 * 15 + 601 * 513 + 2 * 49
 
 
