@@ -107,12 +107,14 @@ def _trained(config: Config, run: Mapping, head: Mapping) -> list[str]:
 
 
 def _imported(run: Mapping, head: Mapping) -> list[str]:
+    sums = "are the published ones" if run["verified"] else "could not be compared with published ones"
     return [
         "## Origin",
         "",
         f"Imported weights, not trained here: {head['origin']['name']}; address: {head['origin']['address']}.",
         f"Licence of the weights: {head['license']}. Commercial use: {head['commercial_use']}.",
         f"Training data: {head['training_data']}.",
+        f"The SHA-256 sums of the files {sums}.",
         "",
         *(f"- `{file['name']}`, SHA-256 {file['sha256']}" for file in run["files"]),
     ]

@@ -89,12 +89,13 @@ def test_imported_weights(tmp_path):
         "training_data": "songs",
         "commercial_use": "not stated",
     }
-    run["files"] = [{"name": "net.pth", "sha256": "00ff"}]
+    run |= {"verified": False, "files": [{"name": "net.pth", "sha256": "00ff"}]}
     (tmp_path / "run.json").write_text(json.dumps(run))
     head, body = read(tmp_path)
     assert (head["license"], head["training_data"], head["commercial_use"]) == ("MIT", "songs", "not stated")
     assert head["origin"] == {"name": "Net", "address": "https://example.org"}
     assert "`net.pth`, SHA-256 00ff" in body and "Commercial use: not stated" in body and "## Recipe" not in body
+    assert "The SHA-256 sums of the files could not be compared with published ones." in body
 
 
 def test_not_a_run(tmp_path):

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from jaxsep import cli, inference, separator
+from jaxsep import cli, inference, separator, weights
 from jaxsep.config import run_config
 from jaxsep.errors import JaxsepError
-from jaxsep.weights import catalogue, formats, hdf5, spleeter, tensors, tf1
+from jaxsep.weights import catalogue, formats, hdf5, importing, spleeter, tensors, tf1
 
 GOLDEN = Path(__file__).parent / "golden"
 SOURCES = {"2stems": ("vocals", "accompaniment"), "5stems": ("vocals", "piano", "drums", "bass", "other")}
@@ -160,16 +160,37 @@ def test_name_states_the_origin_and_its_sum_is_checked(tmp_path, monkeypatch, ca
     command = ["weights", "import", "spleeter", str(archive), str(tmp_path / "run"), "--name", "spleeter-2stems"]
     assert cli.main(command) == 2
     assert "but that of spleeter-2stems begins f3a90b39" in capsys.readouterr().err
-    from jaxsep.weights.importing import sha256
-
     entry = catalogue.find("spleeter-2stems")
     known = catalogue.Published(
-        entry.name, entry.kind, entry.sources, entry.origin, "", (catalogue.File("x/2stems.tar.gz", sha256(archive)),)
+        entry.name,
+        entry.kind,
+        entry.sources,
+        entry.origin,
+        "",
+        (catalogue.File("x/2stems.tar.gz", importing.sha256(archive)),),
     )
     monkeypatch.setattr(catalogue, "PUBLISHED", (known,))
     assert cli.main(command[:-2]) == 0  # the sum alone says what it is
     head = json.loads((tmp_path / "run" / "MODEL_CARD.md").read_text().split("---\n")[1])
+    assert "The SHA-256 sums of the files are the published ones." in (tmp_path / "run" / "MODEL_CARD.md").read_text()
     assert head["license"].startswith("MIT") and head["origin"]["address"] == "https://github.com/deezer/spleeter"
+
+
+def test_zip_archives_give_their_weights(tmp_path, monkeypatch):
+    """The four files of D3Net's archive reach the reader, what lies beside them does not."""
+    seen = []
+
+    def read(kind, files):
+        seen.extend((file.name, file.read_bytes()) for file in files)
+        raise JaxsepError("enough")
+
+    monkeypatch.setattr(weights, "read", read)
+    with zipfile.ZipFile(tmp_path / "d3net-mss.zip", "w") as archive:
+        for name in ("d3net-mss/vocals.h5", "d3net-mss/bass.h5", "README.md"):
+            archive.writestr(name, name)
+    with pytest.raises(JaxsepError, match="enough"):
+        importing.import_weights("d3net", [tmp_path / "d3net-mss.zip"], tmp_path / "run", [])
+    assert seen == [("bass.h5", b"d3net-mss/bass.h5"), ("vocals.h5", b"d3net-mss/vocals.h5")]
 
 
 SHAPES = {"params": {"a": {"kernel": np.empty((2, 3)), "bias": np.empty(3)}, "norm": {"scale": np.empty(3)}}}

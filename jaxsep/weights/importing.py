@@ -12,6 +12,8 @@ from jaxsep.errors import JaxsepError
 from jaxsep.packing import refuse_existing, write_run
 from jaxsep.weights import Origin, catalogue, formats
 
+SUFFIXES = (".h5", ".hdf5", ".pth", ".ckpt")  # of weights in an archive; what else is in it is not for us
+
 
 def import_weights(kind: str, files: Sequence[Path], out: Path, argv: Sequence[str], name: str = "") -> Origin:
     """Writes a run folder that separates and is scored like a trained one.
@@ -34,15 +36,15 @@ def import_weights(kind: str, files: Sequence[Path], out: Path, argv: Sequence[s
         if not file.exists() and not file.with_name(file.name + ".index").exists():
             raise JaxsepError(f"{file}: no such file")
     sums = {path.name: sha256(path) for file in files for path in _parts(file)}
-    entry = catalogue.recognise(list(sums.values()))
-    if name:
-        entry = _stated(name, kind, sums)
+    recognised = catalogue.recognise(list(sums.values()))
+    entry = _stated(name, kind, sums) if name else recognised
     with _unpacked(files) as found:
         imported = weights.read(kind, found)
     origin = entry.origin if entry else imported.origin
     facts = {
         "kind": kind,
         "origin": dataclasses.asdict(origin),
+        "verified": entry is not None and entry == recognised,
         "files": [{"name": path, "sha256": digest} for path, digest in sums.items()],
     }
     write_run(out, imported.config, imported.variables, argv, facts)
@@ -78,12 +80,13 @@ def _parts(file: Path) -> list[Path]:
 
 @contextmanager
 def _unpacked(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """The files, those of a zip archive in its place (D3Net's four `.h5`)."""
+    """The files, those of weights in a zip archive in its place (D3Net's four `.h5`)."""
     with TemporaryDirectory(prefix="jaxsep-") as folder:
         found: list[Path] = []
         for number, file in enumerate(files):
             if formats.is_zip_archive(file):
-                found += formats.unpack(file, Path(folder) / str(number))
+                inside = formats.unpack(file, Path(folder) / str(number))
+                found += [path for path in inside if path.suffix in SUFFIXES]
             else:
                 found.append(file)
         yield found
