@@ -86,7 +86,9 @@ def _open_unmix(name: str, record: int, sums: dict[str, str], origin: Origin, sc
         File(f"https://zenodo.org/records/{record}/files/{target}-{sha256}.pth", sha256)
         for target, sha256 in sums.items()
     )
-    return Published(name, "openunmix", ",".join(sums), origin, f"{score} ({MUSEVAL})", files)
+    return Published(
+        name, "openunmix", ",".join(sums), origin, f"{score}, Wiener filter of one iteration ({MUSEVAL})", files
+    )
 
 
 def _lasaft(seed: int, sha256: str) -> Published:

@@ -76,7 +76,7 @@ def _fetch(file: catalogue.File, path: Path, advice: str) -> Path:
 
 def _download(address: str, part: Path, advice: str) -> None:
     """Fills `part` until the server has no more, over as many connections as that takes."""
-    idle = 0
+    idle, reason = 0, "the connection was cut"
     while idle < ATTEMPTS:
         before = part.stat().st_size if part.exists() else 0
         try:
@@ -84,7 +84,7 @@ def _download(address: str, part: Path, advice: str) -> None:
         except urllib.error.HTTPError as error:
             raise JaxsepError(f"{address}: HTTP {error.code} {error.reason}; {advice}") from None
         except (urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+            reason = str(getattr(error, "reason", None) or error) or type(error).__name__
             if not part.exists() or not part.stat().st_size:
                 raise JaxsepError(f"{address}: cannot be reached ({reason}); to download it by hand {advice}") from None
             total = -1
@@ -92,11 +92,11 @@ def _download(address: str, part: Path, advice: str) -> None:
         if size == total:
             return
         idle = 0 if size > before else idle + 1
-    raise JaxsepError(f"{address}: cut at {size:,} bytes; the same command goes on from there, or {advice}")
+    raise JaxsepError(f"{address}: {reason} at {before:,} bytes; the same command goes on from there, or {advice}")
 
 
 def _receive(address: str, part: Path, have: int) -> int:
-    """One connection; returns the size of the whole file, as far as it is known what was received otherwise."""
+    """One connection; returns the size of the whole file, or of what came where the server does not say."""
     request = urllib.request.Request(address, headers={"User-Agent": "jaxsep"})
     if have:
         request.add_header("Range", f"bytes={have}-")
@@ -112,7 +112,9 @@ def _receive(address: str, part: Path, have: int) -> int:
         return total
     with response:
         resumed = response.status == 206 and str(response.headers.get("Content-Range")).startswith(f"bytes {have}-")
-        if have and not resumed:
+        if not resumed:
+            if response.status == 206:
+                raise http.client.HTTPException("it sends another part than was asked for")
             have = 0  # the server knows no ranges and starts over
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
