@@ -1,8 +1,11 @@
 """The Conditioned-U-Net against the same network in Keras, live and on file."""
 
+import itertools
 import math
+import shutil
 from pathlib import Path
 
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +13,10 @@ import pytest
 from golden import make_cunet
 from golden.make_cunet import NARROW, draw, fill, inputs, keras_cunet
 
+from jaxsep import separator, weights
 from jaxsep.errors import JaxsepError
 from jaxsep.models.cunet import WIDTHS, Control, CUNet
+from jaxsep.weights import cunet as weights_of_cunet
 
 GOLDEN = Path(__file__).parent / "golden" / "cunet.npz"
 VARIANTS = list(WIDTHS)
@@ -254,3 +259,99 @@ def test_other_numbers_of_sources(sources, control):
     net = CUNet(sources, "simple", control, (4, 5, 6), (4, 6))
     out = jax.eval_shape(lambda z: net.init_with_output(jax.random.key(0), z, None, False)[0], spectrum(1, 8, 8, 2))
     assert out.shape == (1, sources, 8, 8, 2)
+
+
+# Published weights
+
+
+def same_variables(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for ours, theirs in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_file_of_keras_weights_is_imported():
+    """Simple-cnn with other widths; some norms of the two networks are as wide. The net says what Keras says."""
+    imported = weights.read("cunet", [GOLDEN.with_suffix(".h5")])
+    model = imported.config.model
+    assert (imported.config.variant, tuple(model.channels)) == ("simple-cnn", NARROW["channels"])
+    assert tuple(model.control_widths) == NARROW["widths"]["simple", "cnn"]
+    assert imported.config.sources == "bass,drums,other,vocals"
+    net = separator.build(imported.config).net.clone(scale="none")
+    z = turned(inputs("cnn")[0][:1]).astype(jnp.complex64)
+    variables = {key: tree["net"] for key, tree in imported.variables.items()}
+    logits = jax.jit(lambda v: net.apply(v, z, CONDITIONS[None], False))(variables)
+    assert relative(logits[0, ..., 0], np.load(GOLDEN)["simple-cnn"].swapaxes(1, 2)) < 1e-5
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("film, control", VARIANTS)
+def test_a_whole_model_that_keras_saved_is_imported(film, control, tmp_path):
+    """With the optimiser's state beside the weights; norms of control network and U-Net are told apart by order."""
+    pytest.importorskip("keras", reason="the parity extra brings Keras")
+    make_cunet.unnamed(film, control).save(tmp_path / "model.h5")
+    with h5py.File(tmp_path / "model.h5", "a") as file:
+        file["optimizer_weights/adam/conv2d/kernel/m:0"] = np.zeros(3)
+    imported = weights.read("cunet", [tmp_path / "model.h5"])
+    assert imported.config.variant == f"{film}-{control}"
+    net = narrow(film, control)
+    variables = {key: tree["net"] for key, tree in imported.variables.items()}
+    same_variables(variables, drawn(net, spectrum(1, 32, 32, 1)))
+
+
+def test_the_published_widths_need_no_field():
+    named = {
+        "simple-dense": [(4, 16), (16, 64), (64, 256), (256, 6), (256, 6)],
+        "complex-dense": [(4, 16), (16, 256), (256, 1024), (1024, 1008), (1024, 1008)],
+    }
+    convs = [(5, 5, a, b) for a, b in itertools.pairwise([1, 16, 32, 64, 128, 256, 512])]
+    for variant, dense in named.items():
+        shapes = {f"conv2d_{i + 7}/kernel": shape for i, shape in enumerate(convs)}
+        shapes |= {f"dense_{i}/kernel".replace("_0", ""): shape for i, shape in enumerate(dense)}
+        config = weights_of_cunet.config_of(shapes, "file")
+        assert (config.variant, tuple(config.model.control_widths)) == (variant, ())
+        assert tuple(config.model.channels) == CUNet(4).channels
+
+
+def test_files_that_do_not_fit_are_refused_by_name(tmp_path):
+    def refused(match, change=lambda file: None):
+        path = tmp_path / "weights.h5"
+        shutil.copy(GOLDEN.with_suffix(".h5"), path)
+        with h5py.File(path, "a") as file:
+            change(file)
+        with pytest.raises(JaxsepError, match=match) as caught:
+            weights.read("cunet", [path])
+        assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+    def replace(name, shape):
+        def change(file):
+            del file[name]
+            file[name] = np.zeros(shape, np.float32)
+
+        return change
+
+    def remove(name):
+        def change(file):
+            del file[name]
+
+        return change
+
+    def add(name):
+        def change(file):
+            file[name] = np.zeros(3, np.float32)
+
+        return change
+
+    norm = "batch_normalization_3/batch_normalization_3/moving_mean"
+    refused("missing.*conv2d_2/kernel", remove("conv2d_2"))
+    refused("missing.*conv2d_4/bias", remove("conv2d_4/conv2d_4/bias"))
+    refused("missing.*batch_normalization_3/moving_mean", remove(norm))
+    refused("missing.*batch_normalization of 12 channels/beta", remove("batch_normalization_6"))
+    refused("missing.*control network", remove("dense"))
+    refused("not expected.*group_normalization/gamma", add("group_normalization/group_normalization/gamma"))
+    refused("of another shape.*conv2d_3/bias", replace("conv2d_3/conv2d_3/bias", (9,)))
+    refused("weigh 3 sources, expected 4", replace("conv1d/conv1d/kernel", (3, 1, 6)))
+    refused("same name", add("other/conv2d/bias"))
+    refused("expected weights of C-U-Net", lambda file: [file.pop(name) for name in list(file) if "conv2d" in name])
+    with pytest.raises(JaxsepError, match="2 files, expected one"):
+        weights.read("cunet", [GOLDEN, GOLDEN])
