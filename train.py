@@ -39,12 +39,14 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
     import jax
     import numpy as np
 
-    from jaxsep import log, losses, optim, separator, training, validation
+    from jaxsep import log, losses, memory, optim, separator, training, validation
     from jaxsep.card import write_card
     from jaxsep.checkpoint import Checkpoints
     from jaxsep.data import statistics
     from jaxsep.data.pipeline import batches
     from jaxsep.data.tracks import open_tracks
+
+    memory.keep_freed()
 
     # --- Mesh: all devices on one axis, the batch split over it -------------------------------------------
     mesh = training.make_mesh()
