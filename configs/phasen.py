@@ -41,7 +41,7 @@ def get_config(variant: str = "speech") -> Config:
     config.paper.score = "VoiceBank-DEMAND: PESQ 2.99; none on music"
     config.model.name = "phasen"
     config.model.amplitude, config.model.phase, config.model.reduced = 96, 48, 5
-    config.model.blocks, config.model.units = 3, 600
+    config.model.blocks, config.model.squeeze, config.model.units = 3, 8, 600
     config.model.attention, config.model.phase_input, config.model.residual = "frequency", "unit", False
     config.per_source = True
     config.head = {"name": "amplitude_phase"}
@@ -100,11 +100,11 @@ def _demo(config: Config) -> None:
     _music(config)
     config.data.source = "builtin"
     config.model.amplitude, config.model.phase, config.model.reduced = 8, 8, 2
-    config.model.blocks, config.model.units = 1, 96
+    config.model.blocks, config.model.squeeze, config.model.units = 1, 2, 96
     config.data.batch_size = 4
     config.data.segment = 32 * config.front.hop - config.front.frame  # 32 frames
     config.data.gain = (0.5, 1.5)
-    config.optim.learning_rate = 3e-3
-    config.optim.schedule.warmup = 30
+    config.optim.learning_rate = 1e-3  # at 3e-3 the BLSTM saturates within the first steps and the mask stays constant
+    config.optim.schedule.warmup = 50
     config.steps = 700
     config.log_every, config.save_every, config.eval_every = 20, 350, 350
