@@ -40,20 +40,35 @@ def write_card(workdir: str | Path) -> Path:
     valid = [line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "valid"]
     best = max(valid, key=lambda line: line["sdr"], default=None)
     scores = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("scores/*/summary.json"))}
-    head = _head(config, run, best, scores)
+    head = _head(config, run, terms(folder), best, scores)
     text = "\n".join(["---", json.dumps(head, indent=2), "---", *_body(config, run, head, best, scores), ""])
     write_text(folder / FILE, text)
     return folder / FILE
 
 
-def _head(config: Config, run: Mapping[str, Any], best: Mapping | None, scores: Mapping) -> dict[str, Any]:
+def terms(workdir: str | Path) -> dict[str, str]:
+    """Licence, training data and commercial use of a run folder's weights, as its card states them.
+
+    Raises:
+        JaxsepError: not a run folder, or a damaged file in it.
+    """
+    config, run = run_config(workdir), read_run(workdir)
+    if origin := run.get("origin"):
+        return {key: origin[key] for key in ("licence", "training_data", "commercial_use")}
     licence, commercial = KNOWN_DATA.get(config.data.source, (_licence(config.data.root), UNKNOWN))
+    data = config.data.source + (f" {config.data.root}" if config.data.root else "")
+    return {"licence": licence, "training_data": data, "commercial_use": commercial}
+
+
+def _head(
+    config: Config, run: Mapping[str, Any], terms: Mapping[str, str], best: Mapping | None, scores: Mapping
+) -> dict[str, Any]:
     head = {
         "name": config.name,
         "variant": config.variant,
-        "license": licence,
-        "training_data": config.data.source + (f" {config.data.root}" if config.data.root else ""),
-        "commercial_use": commercial,
+        "license": terms["licence"],
+        "training_data": terms["training_data"],
+        "commercial_use": terms["commercial_use"],
         "sources": config.sources,
         "sample_rate": config.sample_rate,
         "channels": config.channels,
@@ -62,8 +77,7 @@ def _head(config: Config, run: Mapping[str, Any], best: Mapping | None, scores: 
         "scores": {split: {key: summary[key] for key in ("protocols", "scores")} for split, summary in scores.items()},
     }
     if origin := run.get("origin"):
-        head |= {key: origin[key] for key in ("training_data", "commercial_use")}
-        head |= {"license": origin["licence"], "origin": {key: origin[key] for key in ("name", "address")}}
+        head["origin"] = {key: origin[key] for key in ("name", "address")}
     return head
 
 

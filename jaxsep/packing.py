@@ -6,13 +6,13 @@ import os
 import platform
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxsep import config as configs
 from jaxsep import workdir as workdirs
-from jaxsep.card import write_card
+from jaxsep.card import terms, write_card
 from jaxsep.checkpoint import load_variables, save_variables
 from jaxsep.errors import JaxsepError
 
@@ -113,8 +113,27 @@ def _write(
             {"run": str(run), "sources": configs.run_config(run).sources, **info}
             for run, (_, info) in zip(runs, loaded, strict=True)
         ],
+        **_origins(runs),
     }
     write_run(out, config, variables, argv, facts)
+
+
+def _origins(runs: Sequence[Path]) -> dict[str, Any]:
+    """Where imported parts come from, and what holds for all parts together; {} where none was imported."""
+    imported = [run for run in map(workdirs.read_run, runs) if "origin" in run]
+    if not imported:
+        return {}
+    stated = [terms(run) for run in runs]
+    origin = {key: _joined(part["origin"][key] for part in imported) for key in ("name", "address")}
+    return {
+        "origin": origin | {key: _joined(part[key] for part in stated) for key in stated[0]},
+        "verified": all(part["verified"] for part in imported),
+        "files": [file for part in imported for file in part["files"]],
+    }
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(texts))
 
 
 def refuse_existing(out: Path) -> None:

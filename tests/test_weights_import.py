@@ -1,5 +1,6 @@
 """From published checkpoints to run folders: Spleeter's own graph, placing by name, the command."""
 
+import importlib
 import io
 import json
 import shutil
@@ -17,7 +18,7 @@ import soundfile
 from jaxsep import cli, inference, separator, weights
 from jaxsep.config import run_config
 from jaxsep.errors import JaxsepError
-from jaxsep.weights import catalogue, formats, hdf5, importing, spleeter, tensors, tf1
+from jaxsep.weights import KINDS, catalogue, formats, hdf5, importing, spleeter, tensors, tf1
 
 GOLDEN = Path(__file__).parent / "golden"
 SOURCES = {"2stems": ("vocals", "accompaniment"), "5stems": ("vocals", "piano", "drums", "bass", "other")}
@@ -97,6 +98,28 @@ def test_run_folder(imported):
     head = json.loads((imported / "MODEL_CARD.md").read_text().split("---\n")[1])
     assert head["license"] == head["training_data"] == head["commercial_use"] == "not stated"
     assert "Imported weights, not trained here" in (imported / "MODEL_CARD.md").read_text()
+
+
+def test_terms_stay_with_the_weights(imported, tmp_path):
+    """A blend of imported and of other weights carries the terms of all."""
+    other = tmp_path / "other"
+    shutil.copytree(imported, other)
+    run = json.loads((other / "run.json").read_text())
+    run["origin"] |= {"name": "Others", "licence": "CC BY-NC-SA 4.0", "commercial_use": "no"}
+    (other / "run.json").write_text(json.dumps(run))
+    trained = tmp_path / "trained"
+    shutil.copytree(imported, trained)
+    (trained / "run.json").unlink()
+    runs = [str(imported), str(other), str(trained)]
+    assert cli.main(["models", "blend", *runs, "-o", str(tmp_path / "blend")]) == 0
+    head = json.loads((tmp_path / "blend" / "MODEL_CARD.md").read_text().split("---\n")[1])
+    assert head["license"] == "not stated; CC BY-NC-SA 4.0" and head["commercial_use"] == "not stated; no"
+    assert head["training_data"] == "not stated; folder" and head["origin"]["name"] == "Spleeter, 2stems; Others"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_its_reader(kind):
+    assert callable(importlib.import_module(f"jaxsep.weights.{kind}").read)
 
 
 def test_separating_with_imported_weights(imported, tmp_path):
