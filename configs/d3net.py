@@ -114,5 +114,5 @@ def _demo(config: Config) -> None:
     config.optim.learning_rate, config.optim.weight_decay = 1e-2, 0.0
     config.optim.schedule = {**defaults().optim.schedule.to_dict(), "name": "warmup_cosine", "warmup": 20}
     config.steps = 300
-    config.log_every, config.save_every, config.eval_every = 20, 100, 150
+    config.log_every, config.save_every, config.eval_every = 20, 100, 300
     _frames(config, 32)

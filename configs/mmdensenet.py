@@ -86,5 +86,5 @@ def _demo(config: Config) -> None:
     config.optim.update(name="adam", learning_rate=1e-2, b2=0.999)
     config.optim.schedule.update(name="warmup_cosine", warmup=20)
     config.steps = 300
-    config.log_every, config.save_every, config.eval_every = 20, 100, 150
+    config.log_every, config.save_every, config.eval_every = 20, 100, 300
     _frames(config, 32)
