@@ -57,7 +57,7 @@ def get_config(variant: str = "small") -> Config:
     config.paper.url = "https://arxiv.org/abs/2010.11631"
     config.paper.score = "MUSDB18 test: large V 7.33 D 5.68 B 5.63 O 4.87, small V 6.96 D 5.84 B 5.24 O 4.54"
     config.model.update(name="lasaft", block="lasaft", conditioning="gpocm", levels=3, channels=24, layers=5)
-    config.model.update(latents=6, key_dim=32, embedding=32)
+    config.model.update(latents=6, key_dim=32, embedding=32, dropout=0.5)
     config.front.update(frame=2048, hop=1024, padding="left", bins=1025)
     config.head = {"name": "map"}
     config.loss.name = "complex_l2"
@@ -119,14 +119,14 @@ def _report(config: Config) -> None:
 
 
 def _demo(config: Config) -> None:
-    """Built-in songs, a third of the widths, two convs per block: minutes on two cores."""
+    """Built-in songs, two levels of two thirds of the width, two convs per block, two latent sources."""
     config.seed = 0
     config.data.source = "builtin"
-    config.data.batch_size = 4
-    config.data.gain, config.data.swap = (0.5, 1.5), 0.5
-    config.model.update(channels=8, layers=2, latents=3, key_dim=8, embedding=8)
+    config.data.batch_size = 6
+    config.model.update(levels=2, channels=16, layers=2, latents=2)
     config.optim.learning_rate = 3e-3
     config.optim.schedule.update(name="warmup_cosine", warmup=30)
-    config.steps = 400
-    config.log_every, config.save_every, config.eval_every = 20, 100, 200
-    _frames(config, 64)
+    config.steps = 360
+    config.log_every, config.save_every, config.eval_every = 20, 180, 360
+    _frames(config, 16)
+    config.inference.overlap = 0.25

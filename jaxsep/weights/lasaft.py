@@ -19,12 +19,6 @@ PREFIX = "spec2spec."  # the net inside the Lightning module
 # Counters of the batch norms, and the window of the STFT, which is always Hann's.
 IGNORED = ("*.num_batches_tracked", "stft.*.window")
 SOURCES = ("vocals", "drums", "bass", "other")  # in the order of the embeddings
-ORIGIN = Origin(
-    name="LaSAFT-Net (W. Choi)",
-    address="https://github.com/ws-choi/Conditioned-Source-Separation-LaSAFT",
-    training_data="MUSDB18 (86 training songs)",
-)
-
 Model = Mapping[str, Any]
 
 
@@ -44,7 +38,7 @@ def read(files: Sequence[Path]) -> Imported:
     net = {name.removeprefix(PREFIX): array for name, array in found.items()}
     config = config_of(net, hyper, file)
     variables = tensors.place(tensors.net_shapes(config), table(config.model), net, file, IGNORED)
-    return Imported(config, {key: {"net": tree} for key, tree in variables.items()}, ORIGIN)
+    return Imported(config, {key: {"net": tree} for key, tree in variables.items()}, Origin("LaSAFT-Net"))
 
 
 def config_of(net: Mapping[str, np.ndarray], hyper: Mapping[str, Any], file: str | Path) -> configs.Config:
