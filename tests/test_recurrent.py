@@ -40,8 +40,12 @@ def made(layers=2, units=5, shape=(3, 7, 4), seed=0, **fields):
     """A layer, its variables (large enough to leave the linear range) and an input."""
     x = jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
     net = BLSTM(units, layers, **fields)
-    variables = net.init(jax.random.key(seed), x, False)
+    variables = jax.jit(lambda x: net.init(jax.random.key(seed), x, False))(x)
     return net, jax.tree.map(lambda leaf: 3 * leaf, variables), x
+
+
+def evaluated(net, variables, x):
+    return jax.jit(lambda v: net.apply(v, x, False))(variables)
 
 
 def relative(ours, theirs):
@@ -51,7 +55,7 @@ def relative(ours, theirs):
 @pytest.mark.parametrize("layers", [1, 3])
 def test_equal_to_the_equations(layers):
     net, variables, x = made(layers)
-    assert relative(net.apply(variables, x, False), numpy_blstm(np.asarray(x), variables["params"])) < 1e-5
+    assert relative(evaluated(net, variables, x), numpy_blstm(np.asarray(x), variables["params"])) < 1e-5
 
 
 def test_equal_to_keras():
@@ -61,7 +65,7 @@ def test_equal_to_keras():
     layer.build(x.shape)
     directions = [variables["params"]["layer0"][name] for name in ("forward", "backward")]
     layer.set_weights([np.asarray(d[name]) for d in directions for name in ("input", "recurrent", "bias")])
-    assert relative(net.apply(variables, x, False), layer(np.asarray(x))) < 1e-5
+    assert relative(evaluated(net, variables, x), layer(np.asarray(x))) < 1e-5
 
 
 def test_gradient_is_that_of_the_plain_scan():
@@ -86,7 +90,8 @@ def test_gradient_is_that_of_the_plain_scan():
             gates, recurrent
         )
 
-    for ours, theirs in zip(jax.tree.leaves(both(lstm)), jax.tree.leaves(both(plain)), strict=True):
+    results = [jax.tree.leaves(jax.jit(both, static_argnums=0)(function)) for function in (lstm, plain)]
+    for ours, theirs in zip(*results, strict=True):
         assert relative(ours, theirs) < 1e-5
 
 
@@ -94,7 +99,7 @@ def test_gradient_follows_finite_differences():
     """Of every parameter of two layers, along a random direction, in float64 numpy."""
     net, variables, x = made(2, 3, (2, 5, 4))
     weight = np.random.default_rng(1).standard_normal((2, 5, 6))
-    gradient = jax.grad(lambda v: (net.apply(v, x, False) * weight.astype(np.float32)).sum())(variables)
+    gradient = jax.jit(jax.grad(lambda v: (net.apply(v, x, False) * weight.astype(np.float32)).sum()))(variables)
     rng = np.random.default_rng(2)
     direction = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), variables["params"])
 
@@ -110,7 +115,7 @@ def test_gradient_follows_finite_differences():
 def test_parameters_and_initial_values():
     net = BLSTM(16, 2)
     x = jnp.zeros((1, 3, 10))
-    params = net.init(jax.random.key(0), x, False)["params"]
+    params = jax.jit(lambda x: net.init(jax.random.key(0), x, False))(x)["params"]
     shapes = jax.tree.map(jnp.shape, params["layer1"]["backward"])
     assert shapes == {"input": (32, 64), "recurrent": (16, 64), "bias": (64,)}
     assert params["layer0"]["forward"]["input"].shape == (10, 64)
@@ -121,24 +126,25 @@ def test_parameters_and_initial_values():
 
 
 def test_dropout_is_between_layers_only():
-    def run(layers, seed):
+    def outputs(layers):
         net, variables, x = made(layers, dropout=0.5)
-        return net.apply(variables, x, True, rngs={"dropout": jax.random.key(seed)})
+        run = jax.jit(lambda key: net.apply(variables, x, True, rngs={"dropout": key}))
+        return run(jax.random.key(0)), run(jax.random.key(1))
 
-    assert relative(run(1, 0), run(1, 1)) == 0
-    assert relative(run(2, 0), run(2, 1)) > 1e-2
-    assert (run(2, 0) != 0).all()
+    assert relative(*outputs(1)) == 0
+    assert relative(*outputs(2)) > 1e-2
+    assert all((out != 0).all() for out in outputs(2))
     net, variables, x = made(2, dropout=0.5)
-    assert relative(net.apply(variables, x, False), made(2)[0].apply(variables, x, False)) == 0
+    assert relative(evaluated(net, variables, x), evaluated(net.clone(dropout=0.0), variables, x)) == 0
 
 
 def test_bfloat16_computes_near_float32():
     net, variables, x = made(2)
     half = net.clone(dtype=jnp.bfloat16)
-    out = half.apply(variables, x, False)
+    out = evaluated(half, variables, x)
     assert out.dtype == jnp.bfloat16
-    assert 0 < relative(out.astype(jnp.float32), net.apply(variables, x, False)) < 0.03
-    gradient = jax.grad(lambda v: half.apply(v, x, False).astype(jnp.float32).sum())(variables)
-    expected = jax.grad(lambda v: net.apply(v, x, False).sum())(variables)
+    assert 0 < relative(out.astype(jnp.float32), evaluated(net, variables, x)) < 0.03
+    gradient = jax.jit(jax.grad(lambda v: half.apply(v, x, False).astype(jnp.float32).sum()))(variables)
+    expected = jax.jit(jax.grad(lambda v: net.apply(v, x, False).sum()))(variables)
     for ours, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
         assert ours.dtype == jnp.float32 and relative(ours, theirs) < 0.1
