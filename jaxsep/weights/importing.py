@@ -35,8 +35,8 @@ def import_weights(kind: str, files: Sequence[Path], out: Path, argv: Sequence[s
     for file in files:
         if not file.exists() and not file.with_name(file.name + ".index").exists():
             raise JaxsepError(f"{file}: no such file")
-    sums = {path.name: sha256(path) for file in files for path in _parts(file)}
-    recognised = catalogue.recognise(list(sums.values()))
+    sums = [(path.name, sha256(path)) for file in files for path in _parts(file)]
+    recognised = catalogue.recognise([digest for _, digest in sums])
     entry = _stated(name, kind, sums) if name else recognised
     with _unpacked(files) as found:
         imported = weights.read(kind, found)
@@ -45,7 +45,7 @@ def import_weights(kind: str, files: Sequence[Path], out: Path, argv: Sequence[s
         "kind": kind,
         "origin": dataclasses.asdict(origin),
         "verified": entry is not None and entry == recognised,
-        "files": [{"name": path, "sha256": digest} for path, digest in sums.items()],
+        "files": [{"name": path, "sha256": digest} for path, digest in sums],
     }
     write_run(out, imported.config, imported.variables, argv, facts)
     return origin
@@ -57,13 +57,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _stated(name: str, kind: str, sums: dict[str, str]) -> catalogue.Published:
+def _stated(name: str, kind: str, sums: Sequence[tuple[str, str]]) -> catalogue.Published:
     """The entry that the user names, whose published sums the files must have."""
     entry = catalogue.find(name)
     if entry.kind != kind:
         raise JaxsepError(f"--name {name}: is of kind {entry.kind}, not {kind}")
     known = {file.name: file.sha256 for file in entry.files}
-    for file, digest in sums.items():
+    for file, digest in sums:
         if not digest.startswith(known.get(file, "")):
             raise JaxsepError(f"{file}: SHA-256 {digest}, but that of {name} begins {known[file]}; download it again")
     return entry

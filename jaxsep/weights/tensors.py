@@ -77,7 +77,8 @@ def place(
         names = _names(names)
         if any(name not in tensors for name in names):
             continue
-        arrays = [np.asarray(tensors[name], np.float32) for name in names]
+        with np.errstate(over="ignore"):  # becomes infinity, which is told below
+            arrays = [np.asarray(tensors[name], np.float32) for name in names]
         array = _converted(convert, arrays)
         if array is None or array.shape != wanted[path].shape:
             found = " + ".join(f"{name} {a.shape}" for name, a in zip(names, arrays, strict=True))
@@ -131,8 +132,7 @@ def torch_conv(weight: np.ndarray) -> np.ndarray:
 
 def torch_linear(weight: np.ndarray) -> np.ndarray:
     """PyTorch [out in] -> [in out]."""
-    (_, _) = weight.shape
-    return weight.T
+    return weight.transpose(1, 0)
 
 
 def conv(path: str, name: str, bias: bool = True) -> dict[str, Rule]:
