@@ -288,7 +288,7 @@ def test_published_sizes_are_their_variant():
     """The shapes of the large net alone, without hyper-parameters."""
     config = configs.load_config("lasaft.py:large")
     shapes = tensors.net_shapes(config)
-    rules = weights.table(config.model)
+    rules = weights.table(config.model.to_dict())
     assert set(rules) == set(tensors._flat(shapes))
     names = {
         "first_conv.0.weight": (24, 4, 1, 2),

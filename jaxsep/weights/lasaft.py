@@ -37,7 +37,7 @@ def read(files: Sequence[Path]) -> Imported:
     hyper = stored if isinstance(stored, dict) else {}
     net = {name.removeprefix(PREFIX): array for name, array in found.items()}
     config = config_of(net, hyper, file)
-    variables = tensors.place(tensors.net_shapes(config), table(config.model), net, file, IGNORED)
+    variables = tensors.place(tensors.net_shapes(config), table(config.model.to_dict()), net, file, IGNORED)
     return Imported(config, {key: {"net": tree} for key, tree in variables.items()}, Origin("LaSAFT-Net"))
 
 
