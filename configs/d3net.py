@@ -96,8 +96,8 @@ def _report(config: Config) -> None:
     config.data.batch_size = 4
     config.optim.accumulate = 2
     config.optim.eps, config.optim.weight_decay = 1e-4, 0.0
-    config.optim.schedule.update(name="milestones", milestones=(), every=50 * 1000, factor=0.5)
-    config.steps = 200_000  # an epoch of the study is 1,000 steps here
+    config.optim.schedule.update(name="milestones", milestones=(), every=50 * 1000, factor=0.5)  # 1,000 steps per epoch
+    config.steps = 200_000
     config.inference.swap_channels = False
     _frames(config, 512)
 
@@ -113,6 +113,6 @@ def _demo(config: Config) -> None:
     config.model_by_source = {"drums": {"splits": (128,)}, "bass": {"splits": (192,)}}
     config.optim.learning_rate, config.optim.weight_decay = 1e-2, 0.0
     config.optim.schedule = {**defaults().optim.schedule.to_dict(), "name": "warmup_cosine", "warmup": 20}
-    config.steps = 300
-    config.log_every, config.save_every, config.eval_every = 20, 100, 300
+    config.steps = 160
+    config.log_every, config.save_every, config.eval_every = 20, 80, 160
     _frames(config, 32)

@@ -70,9 +70,9 @@ def _report(config: Config) -> None:
     config.model.splits = (1024,)
     config.precision = "bfloat16"
     config.data.batch_size = 4
-    config.optim = {**defaults().optim.to_dict(), "learning_rate": 1e-3, "eps": 1e-4, "accumulate": 2}
-    config.optim.schedule.update(name="milestones", every=50 * 1000)
-    config.steps = 200_000  # an epoch of the study is 1,000 steps here
+    config.optim.update(name="adam", b2=0.999, eps=1e-4, accumulate=2)
+    config.optim.schedule.update(name="milestones", every=50 * 1000)  # an epoch of the study is 1,000 steps here
+    config.steps = 200_000
     _frames(config, 512)
 
 
@@ -85,6 +85,6 @@ def _demo(config: Config) -> None:
     config.model.update(first=(4, 4, 4), growth=growth, layers=layers)
     config.optim.update(name="adam", learning_rate=1e-2, b2=0.999)
     config.optim.schedule.update(name="warmup_cosine", warmup=20)
-    config.steps = 300
-    config.log_every, config.save_every, config.eval_every = 20, 100, 300
+    config.steps = 200
+    config.log_every, config.save_every, config.eval_every = 20, 100, 200
     _frames(config, 32)

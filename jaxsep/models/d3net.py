@@ -7,6 +7,7 @@ d3net/music-source-separation/model.py.
 """
 
 import itertools
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -83,12 +84,11 @@ class D3Net(nn.Module):
         self._check(z)
         mixture = jnp.abs(z)
         x = dense.Standardise(name="input")(mixture)[:, :, : self.top].astype(self.dtype)
-        shared = {"dilated": True, "eps": self.eps, "dtype": self.dtype}
+        shared: dict[str, Any] = {"dilated": True, "eps": self.eps, "dtype": self.dtype}
+        fields = zip(dense.names(self.splits), self.first, self.growth, self.layers, self.blocks, strict=True)
         *bands, full = (
-            dense.BandNet(*spec, **shared, name=name)
-            for name, *spec in zip(
-                dense.names(self.splits), self.first, self.growth, self.layers, self.blocks, strict=True
-            )
+            dense.BandNet(first, growth, layers, blocks, **shared, name=name)
+            for name, first, growth, layers, blocks in fields
         )
         merge = dense.Merge(z.shape[-1], self.final_growth, self.final_layers, **shared, name="merge")
         parts = jnp.split(x, self.splits, axis=2)

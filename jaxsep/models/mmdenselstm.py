@@ -5,6 +5,8 @@ networks for audio source separation", IWAENC 2018 (arXiv:1805.02410). The autho
 are those of the recipe "lstm-after-dense" in github.com/tky823/DNN-based_source_separation.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -79,7 +81,7 @@ class MMDenseLSTM(nn.Module):
         """
         dense.check_bands("mmdenselstm", self.splits, z.shape[2], self.first, self.growth, self.layers, self.units)
         x = dense.Standardise(name="input")(jnp.abs(z)).astype(self.dtype)
-        shared = {"eps": self.eps, "dtype": self.dtype}
+        shared: dict[str, Any] = {"eps": self.eps, "dtype": self.dtype}
         *bands, full = (
             dense.BandNet(first, growth, layers, units=units, placement=self.placement, **shared, name=name)
             for name, first, growth, layers, units in zip(
