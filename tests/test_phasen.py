@@ -90,8 +90,9 @@ class Ported:
             self.conv(f"{ours}/phase{i + 1}", f"{theirs}.phase.conv{i}")
         for i in range(3):
             self.conv_norm(f"{ours}/amplitude{i + 1}", f"{theirs}.amplitude.conv{i}")
-        self.conv(f"{ours}/to_amplitude", f"{theirs}.to_amplitude")
-        self.conv(f"{ours}/to_phase", f"{theirs}.to_phase")
+        for name in ("to_amplitude", "to_phase"):  # 1x1 convolutions
+            self.put(f"{ours}/{name}/kernel", self.arrays[f"{theirs}.{name}.weight"][:, :, 0, 0].T)
+            self.put(f"{ours}/{name}/bias", self.arrays[f"{theirs}.{name}.bias"])
 
     def recurrent(self):
         for direction in ("forward", "backward"):
@@ -246,6 +247,14 @@ def variables_of(net, z):
         return (rng.standard_normal(leaf.shape) / math.sqrt(math.prod(leaf.shape[:-1]))).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def test_training_starts_from_the_phase_of_the_mixture():
+    z = spectrum(1, 30, 65, 2)
+    net = PHASEN(**{**ONE, "phase": 8}, attention="channel")
+    y = run(net, jax.jit(lambda z: net.init(jax.random.key(0), z, None, False))(z), z)
+    turn = np.asarray(jnp.cos(jnp.angle(y * z.conj())))
+    assert 0.9 < turn.mean() < 0.9999
 
 
 def test_the_mask_is_below_one_and_the_phasor_turns_it():

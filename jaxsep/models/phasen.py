@@ -5,6 +5,8 @@ D. Yin, C. Luo, Z. Xiong, W. Zeng, "PHASEN: A phase-and-harmonics-aware speech e
 github.com/IMLHF/PHASEN-PyTorch, which reports the paper's scores (PESQ 2.99 on VoiceBank-DEMAND).
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -18,6 +20,12 @@ from jaxsep.layers.recurrent import BLSTM
 Pair = tuple[int, int]
 
 SMALL = 1e-12  # of a modulus: below it a phase has no direction
+
+
+def near_identity(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+    """Kernel (kh, kw, in, out) that passes the channels on, plus a tenth of He's uniform values."""
+    kernel = 0.1 * nn.initializers.he_uniform()(key, shape, dtype)
+    return kernel.at[shape[0] // 2, shape[1] // 2].add(jnp.eye(*shape[2:], dtype=dtype))
 
 
 class ConvNorm(nn.Module):
@@ -103,10 +111,14 @@ class TwoStream(nn.Module):
         a = FrequencyTransform(self.reduced, self.attention, self.dtype, name="ftb2")(a, train)
         for i, kernel in enumerate([(5, 3), (25, 1)], start=1):
             norm = nn.LayerNorm(1e-5, reduction_axes=(2, 3), feature_axes=(2, 3), dtype=self.dtype, name=f"norm{i}")
-            p = Conv2D(phase, kernel, dtype=self.dtype, name=f"phase{i}")(norm(p))
-        to_amplitude = jnp.tanh(Conv2D(amplitude, (1, 1), dtype=self.dtype, name="to_amplitude")(p))
-        to_phase = jnp.tanh(Conv2D(phase, (1, 1), dtype=self.dtype, name="to_phase")(a))
-        return a * to_amplitude, p * to_phase
+            p = Conv2D(phase, kernel, kernel_init=near_identity, dtype=self.dtype, name=f"phase{i}")(norm(p))
+        return a * self._gate(amplitude, "to_amplitude")(p), p * self._gate(phase, "to_phase")(a)
+
+    def _gate(self, features: int, name: str) -> Callable[[Array], Array]:
+        """tanh of a 1x1 convolution, open at first."""
+        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        conv = nn.Dense(features, kernel_init=zeros, bias_init=ones, dtype=self.dtype, name=name)
+        return lambda x: jnp.tanh(conv(x))
 
 
 class PHASEN(nn.Module):
@@ -135,6 +147,9 @@ class PHASEN(nn.Module):
     and are not offered: a phase norm whose gains are tied to the number of frames (JuanSMartinez: 44.6 M of its 79.4 M
     parameters) or that follows the convolutions, FreqFC without a bias and GRUs (huyanxin), and masks of the real and
     imaginary part (the 514 outputs in the figure; all codes that estimate a phasor have 257).
+
+    The paper is silent on initial values. Here the phase stream starts near the identity and its gates open, so that
+    Phi starts at the mixture's phase: with a random Phi the best mask is 0, and on its way there the BLSTM saturates.
 
     In training, the biases of convolutions in front of a batch norm have no effect and no gradient. Matrices over the
     bins fix their number at initialisation; the number of frames is free.
@@ -193,7 +208,7 @@ class PHASEN(nn.Module):
     def _phase_in(self, z: Array) -> Array:
         x = _real(_unit(z) if self.phase_input == "unit" else z).astype(self.dtype)
         for i, kernel in enumerate([(5, 3), (25, 1)], start=1):
-            x = Conv2D(self.phase, kernel, dtype=self.dtype, name=f"phase_in{i}")(x)
+            x = Conv2D(self.phase, kernel, kernel_init=near_identity, dtype=self.dtype, name=f"phase_in{i}")(x)
         return x
 
     def _mask(self, a: Array, channels: int, train: bool) -> Array:
@@ -208,7 +223,8 @@ class PHASEN(nn.Module):
 
     def _phasor(self, p: Array, channels: int) -> Array:
         """Phi, complex64 [b n f c], 1 where the net gives 0."""
-        x = Conv2D(2 * channels, (1, 1), dtype=self.dtype, name="phasor")(p).astype(jnp.float32)
+        x = Conv2D(2 * channels, (1, 1), kernel_init=near_identity, dtype=self.dtype, name="phasor")(p)
+        x = x.astype(jnp.float32)
         real, imaginary = jnp.split(x, 2, axis=-1)
         square = real**2 + imaginary**2
         directed = square > SMALL**2
