@@ -54,7 +54,8 @@ class LaSAFTNet(nn.Module):
     to be one, but they read gamma transposed; "matmul" is the default of both, see `pocm_form`. The norms of gamma and
     beta are over the batch of conditions, so a training batch must hold different ones, and one row is refused as
     torch does. Running variances are biased, torch's are not. Parameters without effect in training, because a norm
-    that subtracts the mean follows: biases of all convs but the last, and under (G)PoCM those of gamma and beta.
+    that subtracts the mean follows: biases of all convs but the last, and under (G)PoCM those of gamma, of beta and of
+    the norm before them.
 
     Attributes:
         levels: n; the published `n_blocks` is 2 n + 1.
