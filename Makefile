@@ -45,7 +45,7 @@ $(READY): requirements.lock pyproject.toml
 # Exact versions with environment markers, without index addresses.
 lock:
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
-	    --extra train --extra eval --extra dev --extra parity pyproject.toml --output-file requirements.lock
+	    --extra train --extra eval --extra dev --extra parity --extra weights pyproject.toml --output-file requirements.lock
 
 clean:
 	rm -rf $(VENV) runs

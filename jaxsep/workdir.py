@@ -35,12 +35,15 @@ def open_workdir(workdir: str | Path, config: configs.Config) -> Path:
     """Makes the run folder, or finds in it a run of the same config, and writes `config.json`.
 
     Raises:
-        JaxsepError: not a folder, not writable, or a run of another config (its differing keys are named).
+        JaxsepError: not a folder, not writable, a run of another config (its differing keys are named), or a
+            run that was packed, blended or imported.
     """
     folder = Path(workdir)
     if folder.exists() and not folder.is_dir():
         raise JaxsepError(f"--workdir={workdir} is a file; give a folder")
     path = folder / "config.json"
+    if {"parts", "origin"} & set(read_run(folder)):
+        raise JaxsepError(f"{folder}: packed, blended or imported, not trained here; choose another --workdir")
     if path.exists():
         _compare(
             folder,

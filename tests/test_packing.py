@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxsep
 from jaxsep import cli, separator
 from jaxsep import config as configs
 from jaxsep.checkpoint import save_variables
+from jaxsep.errors import JaxsepError
 from jaxsep.workdir import open_workdir
 
 RATE = 8000
@@ -46,6 +48,8 @@ def test_packed_runs_give_what_each_gave_alone(tmp_path, capsys):
     stems = packed.separate(wave, RATE)
     for name, wave_ in (jaxsep.load(one).separate(wave, RATE) | jaxsep.load(two).separate(wave, RATE)).items():
         np.testing.assert_array_equal(stems[name], wave_)
+    with pytest.raises(JaxsepError, match="not trained here"):
+        open_workdir(tmp_path / "both", packed.config)
     card = (tmp_path / "both" / "MODEL_CARD.md").read_text()
     assert "vocals,bass,rest=drums+other" in card and "models pack" in card
 
