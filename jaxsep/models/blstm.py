@@ -82,7 +82,7 @@ class MagnitudeBLSTM(nn.Module):
             JaxsepError: other bins than the weights are for.
         """
         bins, channels = z.shape[2:]
-        self._check(bins * channels)
+        self._check(bins, channels)
         x = jnp.abs(z)
         if self.standardise:
             x = (x + self._per_bin("input_mean", bins, nn.initializers.zeros)) * self._per_bin(
@@ -101,11 +101,11 @@ class MagnitudeBLSTM(nn.Module):
     def _per_bin(self, name: str, bins: int, init: Any) -> Array:
         return self.param(name, init, (bins,), jnp.float32)[:, None]
 
-    def _check(self, values: int) -> None:
+    def _check(self, bins: int, channels: int) -> None:
         if not self.has_variable("params", "dense"):
             return
         trained = len(self.get_variable("params", "dense")["bias"])
-        if values != trained:
+        if bins * channels != trained:
             raise JaxsepError(
-                f"blstm: {values} values per frame (bins times channels), the weights are for {trained}; set front.bins"
+                f"blstm: {bins} bins in {channels} channels, the weights are for {trained} values; set front.bins"
             )
