@@ -149,7 +149,8 @@ class PHASEN(nn.Module):
     imaginary part (the 514 outputs in the figure; all codes that estimate a phasor have 257).
 
     The paper is silent on initial values. Here the phase stream starts near the identity and its gates open, so that
-    Phi starts at the mixture's phase: with a random Phi the best mask is 0, and on its way there the BLSTM saturates.
+    Phi starts at the mixture's phase, and M near 0.1: with a random Phi the best mask is 0, and on its way there the
+    BLSTM saturates.
 
     In training, the biases of convolutions in front of a batch norm have no effect and no gradient. Matrices over the
     bins fix their number at initialisation; the number of frames is free.
@@ -218,7 +219,7 @@ class PHASEN(nn.Module):
         x = BLSTM(self.units, dtype=self.dtype, name="blstm")(x.reshape(batch, frames, -1), train)
         for i in (1, 2):
             x = nn.relu(nn.Dense(self.units, dtype=self.dtype, name=f"dense{i}")(x))
-        x = nn.Dense(bins * channels, dtype=self.dtype, name="mask")(x)
+        x = nn.Dense(bins * channels, bias_init=nn.initializers.constant(-2), dtype=self.dtype, name="mask")(x)
         return nn.sigmoid(x.astype(jnp.float32)).reshape(batch, frames, bins, channels)
 
     def _phasor(self, p: Array, channels: int) -> Array:
