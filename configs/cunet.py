@@ -111,6 +111,6 @@ def _demo(config: Config) -> None:
     config.optim.learning_rate, config.optim.b1 = 5e-3, 0.9
     config.optim.schedule.update(name="warmup_cosine", warmup=30)
     config.patience = 0
-    config.steps = 1600
-    config.log_every, config.save_every, config.eval_every = 20, 200, 400
+    config.steps = 2200
+    config.log_every, config.save_every, config.eval_every = 20, 200, 550
     _frames(config, 64)

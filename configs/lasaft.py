@@ -58,7 +58,7 @@ def get_config(variant: str = "small") -> Config:
     config.paper.score = "MUSDB18 test: large V 7.33 D 5.68 B 5.63 O 4.87, small V 6.96 D 5.84 B 5.24 O 4.54"
     config.model.update(name="lasaft", block="lasaft", conditioning="gpocm", levels=3, channels=24, layers=5)
     config.model.update(latents=6, key_dim=32, embedding=32, dropout=0.5)
-    config.front.update(frame=2048, hop=1024, padding="left", bins=1025)
+    config.front.update(frame=2048, hop=1024, padding="reflect", bins=1025)
     config.head = {"name": "map"}
     config.loss.name = "complex_l2"
     config.data.remix, config.data.conditions = "stem", "one_hot"
@@ -68,7 +68,7 @@ def get_config(variant: str = "small") -> Config:
     _frames(config, FRAMES)
     _epochs(config, 1000)
     if variant in ("large", "light-large"):
-        config.front.update(frame=4096, bins=2049, padding="reflect")
+        config.front.update(frame=4096, bins=2049)
         config.model.levels, config.model.embedding = 4, 64
         _frames(config, FRAMES)
     if variant in ("light", "light-large"):
@@ -88,8 +88,7 @@ def get_config(variant: str = "small") -> Config:
 
 def _frames(config: Config, frames: int) -> None:
     """Training crops and separation segments of exactly so many frames; neighbours share what the authors discard."""
-    front = config.front
-    config.data.segment = (frames - 1) * front.hop if front.padding == "reflect" else frames * front.hop - front.frame
+    config.data.segment = (frames - 1) * config.front.hop
     config.inference.segment = config.data.segment / config.sample_rate
     config.inference.overlap = 2 * TRIM / config.data.segment
 
@@ -106,7 +105,7 @@ def _report(config: Config) -> None:
     1,537 bins instead of 1,536: the first convolution takes one away.
     """
     config.channels = 1
-    config.front.update(frame=4096, bins=1537, padding="reflect")
+    config.front.update(frame=4096, bins=1537)
     config.precision = "bfloat16"
     config.data.gain, config.data.swap = (0.25, 1.25), 0.5
     config.data.batch_size = 4
@@ -119,14 +118,14 @@ def _report(config: Config) -> None:
 
 
 def _demo(config: Config) -> None:
-    """Built-in songs, two levels of two thirds of the width, two convs per block, two latent sources."""
+    """Built-in songs, two levels of half the width, two convs per block, two latent sources."""
     config.seed = 0
     config.data.source = "builtin"
-    config.data.batch_size = 6
-    config.model.update(levels=2, channels=16, layers=2, latents=2)
-    config.optim.learning_rate = 3e-3
+    config.data.batch_size = 12
+    config.model.update(levels=2, channels=12, layers=2, latents=2, dropout=0.1)
+    config.optim.learning_rate = 5e-3
     config.optim.schedule.update(name="warmup_cosine", warmup=30)
-    config.steps = 360
-    config.log_every, config.save_every, config.eval_every = 20, 180, 360
-    _frames(config, 16)
+    config.steps = 600
+    config.log_every, config.save_every, config.eval_every = 20, 200, 300
+    _frames(config, 8)
     config.inference.overlap = 0.25

@@ -49,8 +49,8 @@ class Stft(nn.Module):
         Raises:
             JaxsepError: fields that do not fit together, or an empty wave.
         """
-        window = self._checked_window()
         length = wave.shape[-2]
+        window = self._checked_window(length)
         if length == 0:
             raise JaxsepError("front: a wave of 0 samples has no spectrum; give at least 1")
         count = self.frames(length)
@@ -75,7 +75,7 @@ class Stft(nn.Module):
         Raises:
             JaxsepError: the number of frames is not that of a wave of `length` samples.
         """
-        window = self._checked_window()
+        window = self._checked_window(length)
         count = latent.shape[-3]
         if count != self.frames(length):
             raise JaxsepError(f"front: {count} frames, but {length} samples have {self.frames(length)}")
@@ -85,8 +85,8 @@ class Stft(nn.Module):
         energy = _window_energy(window, self.hop, count)[start : start + length]
         return jnp.moveaxis(wave / energy, -2, -1)
 
-    def _checked_window(self) -> np.ndarray:
-        """The window, float32 [frame]. Fields are checked here: linen modules are built unchecked."""
+    def _checked_window(self, length: int) -> np.ndarray:
+        """The window, float32 [frame], for waves of `length` samples. Fields are checked here: linen modules are built unchecked."""
         if self.window not in WINDOWS:
             raise JaxsepError(f"front.window={self.window!r} is unknown, expected one of {', '.join(WINDOWS)}")
         if self.padding not in ("left", "reflect"):
@@ -96,15 +96,16 @@ class Stft(nn.Module):
         if self.bins is not None and not 1 <= self.bins <= self.frame // 2 + 1:
             raise JaxsepError(f"front.bins={self.bins}: a frame of {self.frame} has 1 to {self.frame // 2 + 1} bins")
         window = WINDOWS[self.window](np.arange(self.frame) / self.frame)
-        # The worst sample that decode divides by: anywhere under "left", under "reflect" the last one, which
-        # lies up to hop samples beyond the middle of the last frame.
+        # The worst sample that decode divides by: anywhere, and under "reflect" also the last ones, which lie up to
+        # length % hop samples beyond the middle of the last frame.
         squares = (window**2).reshape(-1, self.hop).cumsum(axis=0)
-        half = self.frame // 2
-        last = squares[-1] - np.concatenate([squares[:1] * 0, squares])[half // self.hop]
-        if min(squares[-1].min(), np.inf if self.padding == "left" else last.min()) < 1e-3:
+        last = squares[-1] - np.concatenate([squares[:1] * 0, squares])[self.frame // 2 // self.hop]
+        beyond = last[: length % self.hop] if self.padding == "reflect" else last[:0]
+        if np.concatenate([squares[-1], beyond]).min() < 1e-3:
+            fitting = "" if squares[-1].min() < 1e-3 else f", or make the {length} samples a multiple of hop"
             raise JaxsepError(
                 f"front: hop={self.hop} is too long to invert a {self.window} window of {self.frame} with"
-                f" {self.padding!r} padding; use {self.frame // 4}"
+                f" {self.padding!r} padding; use {self.frame // 4}{fitting}"
             )
         return window.astype(np.float32)
 

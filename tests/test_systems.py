@@ -67,8 +67,11 @@ def _apply(static, variables, mix, train, key):
 def _moved(variables, rng):
     def move(path, leaf):
         noise = rng.uniform(-1, 1, leaf.shape).astype(np.float32)
-        spread = float(np.std(leaf)) or 0.2
-        return leaf * (1 + 0.2 * noise) if path[-1].key == "var" else leaf + 0.3 * spread * noise
+        if path[-1].key == "var":
+            return leaf * (1 + 0.2 * noise)
+        if leaf.ndim > 1:  # however small it starts, a kernel is to pass on what it gets
+            return leaf + 1.7 * (leaf.shape[-1] / leaf.size) ** 0.5 * noise
+        return leaf + 0.3 * (float(np.std(leaf)) or 0.2) * noise
 
     return jax.tree_util.tree_map_with_path(move, variables)
 
