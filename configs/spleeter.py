@@ -19,18 +19,20 @@ built-in songs, minutes on two cores); `excerpt` (paper width, fitted to one sho
 
 from jaxsep.config import Config, choose, defaults
 
-# variant -> trainable parameters of the published implementation (9,823,749 per instrument), None where there is none
+STEMS = ("vocals", "drums", "bass", "other")
+
+# variant -> trainable parameters of the published implementation per source, None where there is none
 VARIANTS = {
-    "vocals": 9_823_749,
-    "2stems": 19_647_498,
-    "4stems": 39_294_996,
-    "5stems": 49_118_745,
-    "16khz": 39_294_996,
+    "vocals": {"vocals": 9_823_749},
+    "2stems": dict.fromkeys(("vocals", "accompaniment"), 9_823_749),
+    "4stems": dict.fromkeys(STEMS, 9_823_749),
+    "5stems": dict.fromkeys(("vocals", "piano", "drums", "bass", "other"), 9_823_749),
+    "16khz": dict.fromkeys(STEMS, 9_823_749),
     "1024": None,
     "report": None,
     "report22k": None,
     "demo": None,
-    "excerpt": 39_294_996,
+    "excerpt": dict.fromkeys(STEMS, 9_823_749),
 }
 
 FRAMES = 512  # T: frames that the net sees at a time

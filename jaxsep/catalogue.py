@@ -1,5 +1,6 @@
 """What there is: every variant of every system, with its parameters counted from the real module."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,10 +27,7 @@ def describe() -> list[dict[str, Any]]:
         module = configs.load_module(path)
         for variant, reference in module.VARIANTS.items():
             config = module.get_config(variant)
-            model = separator.build(config)
-            mix = jax.ShapeDtypeStruct((1, config.data.segment, config.channels), jnp.float32)
-            variables = jax.eval_shape(lambda x, model=model: model.init(jax.random.key(0), x, None, False), mix)
-            nets = variables["params"]["net"] if config.per_source else {}
+            counts = _counts(config)
             by_source = reference if isinstance(reference, Mapping) else None
             rows.append(
                 {
@@ -37,9 +35,9 @@ def describe() -> list[dict[str, Any]]:
                     "variant": variant,
                     "paper": config.paper.title,
                     "year": config.paper.year,
-                    "params": _count(variables["params"]),
+                    "params": sum(counts.values()),
                     "params_reference": sum(by_source.values()) if by_source else reference,
-                    "params_by_source": {source: _count(net) for source, net in nets.items()} or None,
+                    "params_by_source": counts if config.per_source else None,
                     "params_reference_by_source": by_source,
                     "sources": list(configs.parse_sources(config.sources)),
                     "sample_rate": config.sample_rate,
@@ -49,5 +47,19 @@ def describe() -> list[dict[str, Any]]:
     return rows
 
 
-def _count(params: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+def _counts(config: configs.Config) -> dict[str, int]:
+    """Trainable parameters of each net, by source, or of the only net under ""."""
+    model = separator.build(config)
+    mix = jax.ShapeDtypeStruct((1, config.data.segment, config.channels), jnp.float32)
+    latent = jax.eval_shape(lambda mix: model.front.crop(model.front.encode(mix)), mix)
+    fed, _ = model.net.lengths(latent.shape[1])
+    nets = model.net.nets if isinstance(model.net, separator.PerSource) else {"": model.net}
+    return {source: _count(net, (1, fed, *latent.shape[2:])) for source, net in nets.items()}
+
+
+@functools.cache
+def _count(net: Any, shape: tuple[int, ...]) -> int:
+    """Nets that are equal, as those of most systems' sources are, are counted once."""
+    latent = jax.ShapeDtypeStruct(shape, jnp.complex64)
+    variables = jax.eval_shape(lambda z: net.init(jax.random.key(0), z, None, False), latent)
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

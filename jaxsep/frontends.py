@@ -86,7 +86,10 @@ class Stft(nn.Module):
         return jnp.moveaxis(wave / energy, -2, -1)
 
     def _checked_window(self, length: int) -> np.ndarray:
-        """The window, float32 [frame], for waves of `length` samples. Fields are checked here: linen modules are built unchecked."""
+        """The window, float32 [frame], for waves of `length` samples.
+
+        Fields are checked here: linen modules are built unchecked.
+        """
         if self.window not in WINDOWS:
             raise JaxsepError(f"front.window={self.window!r} is unknown, expected one of {', '.join(WINDOWS)}")
         if self.padding not in ("left", "reflect"):

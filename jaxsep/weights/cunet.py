@@ -48,7 +48,9 @@ def config_of(shapes: Shapes, file: str | Path) -> configs.Config:
         JaxsepError: kernels are missing, or conditions weigh other than four sources.
     """
     layers = {kind: _layers(shapes, kind) for kind in WITH_KERNELS}
-    missing = [f"{name}/kernel" for names in layers.values() for name in names if len(shapes.get(f"{name}/kernel", ())) < 2]
+    missing = [
+        f"{name}/kernel" for names in layers.values() for name in names if len(shapes.get(f"{name}/kernel", ())) < 2
+    ]
     control = "cnn" if layers["conv1d"] else "dense"
     asked = layers["conv1d"] or layers["dense"][:-2]
     if missing or not asked or len(layers["dense"]) < 2:
