@@ -4,8 +4,8 @@ from jaxsep import catalogue
 from jaxsep.config import configs_folder
 from jaxsep.models import MODELS
 
-# (system, variant) -> source ("" = one net for all) -> (ours, reference). Where they differ, PyTorch's and cuDNN's LSTMs
-# have a second bias: 4 * units for each direction and layer.
+# (system, variant) -> source ("" = one net for all) -> (ours, reference). Where they differ, the
+# reference's LSTMs (PyTorch, cuDNN) have a second bias: 4 * units for each direction and layer.
 PUBLISHED = {
     ("spleeter", "vocals"): {"vocals": (9_823_749, 9_823_749)},
     ("cunet", "simple-dense"): {"": (9_844_847, 9_844_847)},
