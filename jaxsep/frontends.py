@@ -15,6 +15,8 @@ WINDOWS = {
     "hamming": lambda phase: 0.54 - 0.46 * np.cos(2 * np.pi * phase),
 }
 
+WEAK = 1e-3  # sum of squared windows that a sample can still be recovered from
+
 
 class Stft(nn.Module):
     """Short-time Fourier transform without parameters; `decode` inverts `encode` to float32 precision.
@@ -29,7 +31,9 @@ class Stft(nn.Module):
         window: "hann", "sqrt_hann" or "hamming", periodic.
         padding: "left" puts one frame of zeros before the first sample and as many behind the last as cover
             it (Spleeter: tf.signal.stft with pad_end=True after the zeros); "reflect" mirrors half a frame at
-            both ends (torch.stft with center=True: Open-Unmix), also where the wave is shorter than that.
+            both ends (torch.stft with center=True: Open-Unmix), also where the wave is shorter than that. There is
+            one frame more than torch's where the windows of those have faded out before the wave ends, which torch
+            cannot invert (some lengths at a hop of half a Hann window).
         bins: the net sees the lowest `bins` frequencies; None = all frame // 2 + 1.
     """
 
@@ -41,7 +45,9 @@ class Stft(nn.Module):
 
     def frames(self, length: int) -> int:
         """Number of frames of a wave of `length` samples."""
-        return -(-(length + self.frame) // self.hop) if self.padding == "left" else 1 + length // self.hop
+        if self.padding == "left":
+            return -(-(length + self.frame) // self.hop)
+        return 1 + length // self.hop + self._ends_weakly(length)
 
     def encode(self, wave: Float[Array, "*b t c"]) -> Complex[Array, "*b n f c"]:
         """Spectrum of all frame // 2 + 1 bins.
@@ -50,7 +56,7 @@ class Stft(nn.Module):
             JaxsepError: fields that do not fit together, or an empty wave.
         """
         length = wave.shape[-2]
-        window = self._checked_window(length)
+        window = self._checked_window()
         if length == 0:
             raise JaxsepError("front: a wave of 0 samples has no spectrum; give at least 1")
         count = self.frames(length)
@@ -60,6 +66,7 @@ class Stft(nn.Module):
             padded = jnp.pad(wave, [(0, 0)] * (wave.ndim - 1) + [(self.frame, covered - self.frame - length)])
         else:
             padded = _reflect(wave, self.frame // 2)[..., :covered]
+            padded = jnp.pad(padded, [(0, 0)] * (wave.ndim - 1) + [(0, covered - padded.shape[-1])])
         # A frame is frame/hop consecutive blocks of hop samples: slices of one reshape, no gather.
         blocks = padded.reshape(*padded.shape[:-1], -1, self.hop)
         framed = jnp.concatenate([blocks[..., k : k + count, :] for k in range(self.frame // self.hop)], axis=-1)
@@ -75,7 +82,7 @@ class Stft(nn.Module):
         Raises:
             JaxsepError: the number of frames is not that of a wave of `length` samples.
         """
-        window = self._checked_window(length)
+        window = self._checked_window()
         count = latent.shape[-3]
         if count != self.frames(length):
             raise JaxsepError(f"front: {count} frames, but {length} samples have {self.frames(length)}")
@@ -85,11 +92,8 @@ class Stft(nn.Module):
         energy = _window_energy(window, self.hop, count)[start : start + length]
         return jnp.moveaxis(wave / energy, -2, -1)
 
-    def _checked_window(self, length: int) -> np.ndarray:
-        """The window, float32 [frame], for waves of `length` samples.
-
-        Fields are checked here: linen modules are built unchecked.
-        """
+    def _checked_window(self) -> np.ndarray:
+        """The window, float32 [frame]. Fields are checked here: linen modules are built unchecked."""
         if self.window not in WINDOWS:
             raise JaxsepError(f"front.window={self.window!r} is unknown, expected one of {', '.join(WINDOWS)}")
         if self.padding not in ("left", "reflect"):
@@ -99,18 +103,21 @@ class Stft(nn.Module):
         if self.bins is not None and not 1 <= self.bins <= self.frame // 2 + 1:
             raise JaxsepError(f"front.bins={self.bins}: a frame of {self.frame} has 1 to {self.frame // 2 + 1} bins")
         window = WINDOWS[self.window](np.arange(self.frame) / self.frame)
-        # The worst sample that decode divides by: anywhere, and under "reflect" also the last ones, which lie up to
-        # length % hop samples beyond the middle of the last frame.
-        squares = (window**2).reshape(-1, self.hop).cumsum(axis=0)
-        last = squares[-1] - np.concatenate([squares[:1] * 0, squares])[self.frame // 2 // self.hop]
-        beyond = last[: length % self.hop] if self.padding == "reflect" else last[:0]
-        if np.concatenate([squares[-1], beyond]).min() < 1e-3:
-            fitting = "" if squares[-1].min() < 1e-3 else f", or make the {length} samples a multiple of hop"
+        if (window**2).reshape(-1, self.hop).sum(axis=0).min() < WEAK:
             raise JaxsepError(
-                f"front: hop={self.hop} is too long to invert a {self.window} window of {self.frame} with"
-                f" {self.padding!r} padding; use {self.frame // 4}{fitting}"
+                f"front: hop={self.hop} is too long to invert a {self.window} window of {self.frame};"
+                f" use {self.frame // 4}"
             )
         return window.astype(np.float32)
+
+    def _ends_weakly(self, length: int) -> bool:
+        """Whether the last samples, beyond the middle of torch's last frame, lie where the windows have faded out."""
+        phase = (self.frame // 2 + np.arange(length % self.hop)) / self.frame
+        energy = sum(
+            WINDOWS[self.window](phase + k * self.hop / self.frame) ** 2 * (phase + k * self.hop / self.frame < 1)
+            for k in range(self.frame // self.hop)
+        )
+        return bool((energy < WEAK).any())
 
 
 class Identity(nn.Module):
