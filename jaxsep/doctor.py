@@ -18,6 +18,7 @@ EXTRAS = {
     "dev": {"pytest": "pytest", "ruff": "ruff", "beartype": "beartype"},
     "weights": {"h5py": "h5py"},
     "parity": {"keras": "keras", "norbert": "norbert"},
+    "parity-torch": {"openunmix": "openunmix"},
     "cuda": {"jax-cuda13-plugin": "jax_cuda13_plugin"},
     "tpu": {"libtpu": "libtpu"},
 }

@@ -85,11 +85,12 @@ def test_flags_of_separate_reach_the_songs(monkeypatch):
         "encoding": Encoding("wav", "24", "rescale"),
         "filename": "{track}/{stem}.{ext}",
         "force": False,
+        "conditions": {},
     }
     line = (
         "separate a.mp3 -o out -m runs/x --checkpoint 300 --device gpu:1 --stems vocals,drums --residual --segment 7.5 "
         "--overlap 0.5 --batch-size 4 --shifts 3 --seed 9 --format flac --bits 16 --clip clamp --filename {stem}.{ext} "
-        "--force --progress json"
+        "--force --progress json --condition duo=bass+0.5*vocals"
     )
     cli.main(line.split())
     _, options = calls.pop()
@@ -104,6 +105,7 @@ def test_flags_of_separate_reach_the_songs(monkeypatch):
         "encoding": Encoding("flac", "16", "clamp"),
         "filename": "{stem}.{ext}",
         "force": True,
+        "conditions": {"duo": {"bass": 1.0, "vocals": 0.5}},
     }
     line = "separate a.mp3 -o out -m run --two-stems vocals --batch-size auto --format mp3"
     assert cli.main(line.split()) == 0

@@ -285,11 +285,11 @@ def test_one_compilation_whatever_the_length_and_the_variables():
 def test_the_batch_is_halved_when_memory_runs_out(monkeypatch):
     forward, sizes, said = inference._forward, [], []
 
-    def small_memory(net, variables, mix):
+    def small_memory(net, variables, targets, mix):
         sizes.append(len(mix))
         if len(mix) > 3:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
-        return forward(net, variables, mix)
+        return forward(net, variables, targets, mix)
 
     monkeypatch.setattr(inference, "_forward", small_memory)
     monkeypatch.setattr(inference, "AUTO_BATCH", 8)
