@@ -285,6 +285,7 @@ def test_a_file_of_keras_weights_is_imported():
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras, while it saves
 @pytest.mark.parametrize("film, control", VARIANTS)
 def test_a_whole_model_that_keras_saved_is_imported(film, control, tmp_path):
     """With the optimiser's state beside the weights; norms of control network and U-Net are told apart by order."""

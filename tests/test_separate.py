@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -541,7 +542,9 @@ def peak_of(run, folder, seconds):
         "print(status, re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     )
     command = [sys.executable, "-c", code, "separate", path, "-o", folder / "out", "-m", run, "--residual"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # One arena: how many glibc makes depends on how its threads meet, tens of MB from one run to the next.
+    environment = os.environ | {"MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     path.unlink()
     status, peak = done.stdout.splitlines()[-1].split()
     assert status == "0", done.stderr
