@@ -69,7 +69,8 @@ def evaluate(options: argparse.Namespace, command: str) -> str:
 
     # --- Scores: a track is separated while those before it are scored ------------------------------------------------
     how = {"jobs": options.jobs, "partial": options.partial}
-    results = scoring.score_tracks(tracks, model.separate, task, options.out, provenance, **how)
+    separate = lambda song: model.separate(song.mixture, song.rate)
+    results = scoring.score_tracks(tracks, separate, task, options.out, provenance, **how)
     for result in tqdm(results, total=len(tracks), unit="track", disable=None):
         known[result.name] = result
         say(f"[{len(known)}/{len(tracks) + in_split - len(songs)}] {result}")

@@ -29,9 +29,9 @@ from jaxsep import workdir as workdirs
 from jaxsep.data.tracks import STEM_MP4
 from jaxsep.errors import JaxsepError
 from jaxsep.metrics import aggregate
-from jaxsep.metrics.song import Task, score_song
+from jaxsep.metrics.song import Song, Task, score_song
 
-Separate = Callable[[np.ndarray, int], Mapping[str, np.ndarray]]
+Separate = Callable[[Song], Mapping[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def score_tracks(
 
     Args:
         tracks: of `jaxsep.data.tracks`.
-        separate: (mixture [t c], rate) -> {source: [t c]}.
+        separate: song -> {source: [t c]}; a model looks at its mixture only, an oracle at its stems as well.
         task: what is scored.
         folder: gets one `<track>.json` per track.
         provenance: where the estimates come from, in JSON values.
@@ -115,7 +115,7 @@ def score_tracks(
             start = time.monotonic()
             try:
                 song = task.read(track)
-                estimates = task.gather(song, separate(song.mixture, song.rate))
+                estimates = task.gather(song, separate(song))
             except JaxsepError as error:
                 if not partial:
                     yield from finished(leave=0)

@@ -49,10 +49,10 @@ class Halver:
     def __init__(self):
         self.lengths = []
 
-    def __call__(self, mixture, rate):
-        assert rate == RATE
-        self.lengths.append(len(mixture))
-        return {stem: 0.5 * mixture for stem in STEMS}
+    def __call__(self, song):
+        assert song.rate == RATE
+        self.lengths.append(len(song.mixture))
+        return {stem: 0.5 * song.mixture for stem in STEMS}
 
 
 def run(folder, tracks=TRACKS, separate=None, task=TASK, provenance=None, **options):
@@ -167,7 +167,7 @@ def test_a_failed_track_is_an_error_unless_partial(tmp_path):
 )
 def test_bad_estimates(tmp_path, estimate, message):
     with pytest.raises(JaxsepError, match=f"track 'C': .*{message}") as caught:
-        run(tmp_path, TRACKS[2:], lambda mix, rate: estimate(mix))
+        run(tmp_path, TRACKS[2:], lambda song: estimate(song.mixture))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
