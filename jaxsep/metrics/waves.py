@@ -1,10 +1,11 @@
 """What metrics read: sources side by side, a piece at a time."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 
+@runtime_checkable
 class Waves(Protocol):
     """Sources [s t c] of which pieces can be read: `waves[:, start:stop]` is a float array [s stop-start c].
 
