@@ -35,6 +35,7 @@ def evaluate(options: argparse.Namespace, command: str) -> str:
     from jaxsep.inference import Model
     from jaxsep.metrics import aggregate, museval
     from jaxsep.metrics.song import Task
+    from jaxsep.tables import comparison
 
     # --- Songs: those of the run's config, unless others are named ----------------------------------------------------
     config: Any = configs.run_config(options.workdir)
@@ -77,8 +78,8 @@ def evaluate(options: argparse.Namespace, command: str) -> str:
 
     # --- Table --------------------------------------------------------------------------------------------------------
     summary = scoring.summarise([known[name] for name in sorted(known)], task, provenance)
-    summary |= {"command": command, "tracks_in_split": in_split, "missing": missing}
-    table = aggregate.table(summary)
+    summary |= {"command": command, "tracks_in_split": in_split, "missing": missing, "channels": config.channels}
+    table = "\n\n".join(filter(None, (aggregate.table(summary), comparison.beside(summary))))
     scoring.write_summary(options.out, summary, table)
     if options.workdir / "scores" in options.out.parents:
         write_card(options.workdir)

@@ -94,6 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     published = _add(rooms, "list", _published, "say what is published, where, and under which licence")
     _add_json(published)
 
+    tables = _add(commands, "tables", _tables, "print published scores with their protocols and sources")
+    tables.add_argument("system", nargs="?", metavar="SYSTEM", help="or sisec18: its 31 methods; default: all systems")
+    tables.add_argument("--protocol", metavar="NAME", help="only rows of this one; the legend below a table names them")
+    _add_json(tables)
+
     doctor = _add(commands, "doctor", _doctor, "show versions, devices, audio formats and ffmpeg")
     _add_json(doctor)
     return parser
@@ -297,6 +302,16 @@ def _published(args: argparse.Namespace) -> int:
 
     rows = [entry.row() for entry in catalogue.PUBLISHED]
     print(json.dumps(rows, indent=2) if args.json else catalogue.table())
+    return 0
+
+
+def _tables(args: argparse.Namespace) -> int:
+    from jaxsep.tables import printing
+
+    if args.json:
+        print(json.dumps(printing.values(args.system, args.protocol), indent=2))
+    else:
+        print(printing.render(args.system, args.protocol))
     return 0
 
 

@@ -1,0 +1,125 @@
+"""A run's scores beside the paper's: only where the protocol is the same, and otherwise the reason why not."""
+
+import unicodedata
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from jaxsep import tables
+from jaxsep.tables import PROTOCOLS, STEMS, Protocol, Row
+from jaxsep.tables.printing import decibels, markdown
+
+RATE = 44100
+PAIRS = ({"vocals", "accompaniment"}, {"vocals", "rest"})
+
+
+def beside(summary: Mapping[str, Any]) -> str:
+    """The paper's rows of the run's own protocol, in Markdown.
+
+    Args:
+        summary: what `eval.py` writes to `summary.json`.
+
+    Returns:
+        A table per protocol that has rows; one line with the reason where none can stand beside these scores; "" for
+        a system without published scores.
+    """
+    system = summary["system"].partition(":")[0]
+    if not tables.SYSTEMS.get(system):
+        return ""
+    if reason := obstacle(summary):
+        return f"No published scores beside these: {reason}."
+    found = {key: rows for key in summary["scores"] if (rows := comparable(summary, tables.rows_of(system), key))}
+    if not found:
+        return f"No published scores beside these: of {system} there are none of this protocol."
+    return "\n\n".join(_table(summary, key, rows) for key, rows in found.items())
+
+
+def obstacle(summary: Mapping[str, Any]) -> str:
+    """Why no published row is comparable with a run's scores; "" where some may be."""
+    data = summary["data"]
+    if data["source"] == "builtin":
+        return "the built-in songs are not MUSDB18"
+    if data["split"] != "test":
+        return f"the papers score the test split, this is {data['split']}"
+    names = {unicodedata.normalize("NFC", name) for name in summary["tracks"]}
+    if not names & tables.songs():
+        return f"the songs of {data['root']} are not MUSDB18's"
+    if names != tables.songs() or summary["tracks_in_split"] != len(names):
+        there = len(names & tables.songs())
+        return f"{there} of MUSDB18's 50 test songs were scored" + (", and others" if names - tables.songs() else "")
+    if not flavour(data):
+        return (
+            f"whether {data['root']} is MUSDB18-HQ or MUSDB18 decoded to wav is not known; call the folder "
+            "musdb18hq if it is, or score MUSDB18's .stem.mp4 files"
+        )
+    if summary["rate"] not in (None, RATE):
+        return f"scored at {summary['rate']} Hz, the papers score at {RATE} Hz"
+    if summary.get("channels", 2) != 2:
+        return "scored in mono, the papers score in stereo"
+    if summary["mixture"] != "original":
+        return "the sum of the stems was separated, the papers separate the released mixture (--mixture=original)"
+    if not company(summary):
+        return "these sources are not the papers', or were not scored together as there"
+    return ""
+
+
+def flavour(data: Mapping[str, Any]) -> str:
+    """ "MUSDB18" for its .stem.mp4 files, "MUSDB18-HQ" for stem folders under such a name, "" where it is not known."""
+    if data["source"] == "musdb18":
+        return "MUSDB18"
+    return "MUSDB18-HQ" if "hq" in PurePath(data["root"]).name.lower() else ""
+
+
+def company(summary: Mapping[str, Any]) -> str:
+    """Beside what the vocals were scored: "accompaniment", all "stems", or "" for anything else."""
+    calls = [set(names) for names in summary["scored_together"]]
+    if any(names in PAIRS for names in calls):
+        return "accompaniment"
+    return "stems" if set(STEMS) in calls else ""
+
+
+def comparable(summary: Mapping[str, Any], rows: list[Row], score: str) -> list[Row]:
+    """Those of the rows whose protocol is that of one of a run's scores, in all that they state."""
+    where, beside_what = flavour(summary["data"]), company(summary)
+
+    def same(protocol: Protocol) -> bool:
+        stated = protocol.together in ("", None, beside_what)
+        return (protocol.score, protocol.data) == (score, where) and stated
+
+    return [
+        row for row in rows if same(PROTOCOLS[row.protocol]) and row.scores.keys() & summary["scores"][score].keys()
+    ]
+
+
+def label(row: Row) -> str:
+    """A row's name with what its reader has to know."""
+    unstated = "what was scored together is not stated" if PROTOCOLS[row.protocol].together == "" else ""
+    remarks = [row.evidence if row.evidence != "printed" else "", row.note, unstated]
+    return f"{row.label} ({'; '.join(filter(None, remarks))})" if any(remarks) else row.label
+
+
+def own(scores: Mapping[str, float | None]) -> dict[str, float]:
+    """A run's scores with the papers' average: the mean of the four stems, whatever other sources there are."""
+    known = {name: value for name, value in scores.items() if value is not None and name != "average"}
+    return _with_average(known)
+
+
+def theirs(row: Row) -> dict[str, float]:
+    """A row's scores, with the mean of its four stems where no average is printed."""
+    return {**_with_average(row.scores), **row.scores}
+
+
+def _with_average(scores: Mapping[str, float]) -> dict[str, float]:
+    if not set(STEMS) <= scores.keys():
+        return dict(scores)
+    return {**scores, "average": sum(scores[stem] for stem in STEMS) / len(STEMS)}
+
+
+def _table(summary: Mapping[str, Any], key: str, rows: list[Row]) -> str:
+    mine = own(summary["scores"][key])
+    columns = [name for name in tables.SCORES if name in mine]
+    lines = {f"**{summary['system']}, step {summary['checkpoint']['step']}**": mine}
+    lines |= {label(row): row.scores for row in rows}
+    words = PROTOCOLS[rows[0].protocol].words.partition(";")[0]
+    cells = [[name, *(decibels(scores.get(column)) for column in columns)] for name, scores in lines.items()]
+    return markdown(["SDR, dB", *columns], cells) + f"\n\n- published: {words}; see `jaxsep tables`"
