@@ -23,6 +23,7 @@ from jaxsep import devices
 from jaxsep import targets as conditioning
 from jaxsep.errors import JaxsepError
 from jaxsep.integrity import warn
+from jaxsep.phase import IdealPhase
 from jaxsep.streams import Stems, Wave, resample_stream, separate_stream, shifted_mean, track_statistics
 
 MAX_CHANNELS = 32  # more columns than this are samples: an array given as [c t]
@@ -115,6 +116,7 @@ class Model:
         self._separator = _Static(separator)
         self._variables = jax.tree.map(self._place, variables)
         self._targets: jax.Array | None = None  # weights over the net's sources, [s r]; None = each source
+        self._references = 0  # sources that enter beside the mixture
         self._notify = notify
         self._limit: int | None = None  # rows per call that memory is known to hold
 
@@ -153,6 +155,20 @@ class Model:
         model = copy.copy(self)
         model._targets = self._place(conditioning.weights(self.config, conditions))
         model.sources = tuple(conditions)
+        return model
+
+    def with_ideal_phase(self) -> "Model":
+        """A model that is told the phases: the magnitudes that this one estimates, with the phases of the true sources.
+
+        What enters it is [t (1 + s) c]: the c channels of the mixture, then those of each of its s sources; what leaves
+        it has c channels. See `jaxsep.phase`.
+
+        Raises:
+            JaxsepError: the system does not estimate magnitudes.
+        """
+        model = copy.copy(self)
+        model._separator = _Static(IdealPhase(self._separator.separator, len(self.sources)))
+        model._references = len(self.sources)
         return model
 
     def separate(self, audio: Any, rate: int, **changes: Any) -> dict[str, Wave]:
@@ -195,7 +211,9 @@ class Model:
         if not (isinstance(rate, int | np.integer) and rate > 0):
             raise JaxsepError(f"rate={rate!r}: expected the sample rate in Hz, a positive whole number such as 44100")
         recipe = recipe or self.recipe
-        mean, scale = track_statistics(_checked_blocks(read())) if recipe.standardise else (0.0, 1.0)
+        heard = channels // (1 + self._references)
+        mixture = (block[:, :heard] for block in _checked_blocks(read()))
+        mean, scale = track_statistics(mixture) if recipe.standardise else (0.0, 1.0)
         entered = 0
 
         def counted() -> Iterator[Wave]:
@@ -223,10 +241,10 @@ class Model:
             yield from self._at_own_rate(blocks, channels, recipe)
             return
         stems = self._at_own_rate(resample_stream(blocks, rate, self.sample_rate, channels), channels, recipe)
-        count = len(self.sources)
-        flat = (np.moveaxis(chunk, 0, 1).reshape(-1, count * channels) for chunk in stems)
-        for block in resample_stream(flat, self.sample_rate, rate, count * channels):
-            yield np.moveaxis(block.reshape(-1, count, channels), 1, 0)
+        count, heard = len(self.sources), channels // (1 + self._references)
+        flat = (np.moveaxis(chunk, 0, 1).reshape(-1, count * heard) for chunk in stems)
+        for block in resample_stream(flat, self.sample_rate, rate, count * heard):
+            yield np.moveaxis(block.reshape(-1, count, heard), 1, 0)
 
     def _at_own_rate(self, blocks: Iterable[Wave], channels: int, recipe: Recipe) -> Iterator[Stems]:
         accelerated = self.device.platform != "cpu"
@@ -243,16 +261,19 @@ class Model:
         delays = random.integers(0, int(MAX_SHIFT * self.sample_rate) + 1, recipe.shifts)
         return shifted_mean(separate, blocks, delays.tolist(), channels)
 
-    def _apply(self, batch: Float[np.ndarray, "b t c"], halve: bool) -> Float[np.ndarray, "b s t c"]:
+    def _apply(self, batch: Float[np.ndarray, "b t _"], halve: bool) -> Float[np.ndarray, "b s t c"]:
         """The separator on a batch whose channel count need not be its own."""
-        examples, length, channels = batch.shape
+        examples, length, columns = batch.shape
+        waves = 1 + self._references
+        channels = columns // waves
         if channels == self.channels:
             return self._run(batch, halve)
-        rows = np.moveaxis(batch, 2, 1).reshape(examples * channels, length, 1)
+        rows = np.moveaxis(batch.reshape(examples, length, waves, channels), 3, 1)
+        rows = rows.reshape(examples * channels, length, waves)
         stems = self._run(np.repeat(rows, self.channels, axis=2), halve).mean(-1)
         return np.moveaxis(stems.reshape(examples, channels, -1, length), 1, 3)
 
-    def _run(self, batch: Float[np.ndarray, "b t c"], halve: bool) -> Float[np.ndarray, "b s t c"]:
+    def _run(self, batch: Float[np.ndarray, "b t _"], halve: bool) -> Float[np.ndarray, "b s t c"]:
         """The separator on equal parts of a batch, made smaller when memory runs out if `halve` allows."""
         rows = len(batch)
         limit = min(rows, self._limit or rows)

@@ -127,14 +127,18 @@ class Separator(nn.Module):
             targets: weights over the sources for conditioned nets, [b k s]; None = every source.
             train: batch statistics and dropout on, post-filter and averages of evaluation off.
         """
+        sources, final = self.estimate(mix, targets, train)
+        return Separation(self.front.decode(final, mix.shape[1]), sources)
+
+    def estimate(self, mix: Array, targets: Array | None, train: bool) -> tuple[Array, Array]:
+        """Source latents as the head gives them, and as they are decoded: the same, or those of the post-filter."""
         full = self.front.encode(mix)
         latent = self.front.crop(full)
         output = self._run(latent, targets, train)
         if self.swap_channels and not train:
             output = (output + self._run(latent[..., ::-1], targets, train)[..., ::-1]) / 2
         sources = self.head(output, latent)
-        final = sources if train or self.post is None else self.post(sources, full)
-        return Separation(self.front.decode(final, mix.shape[1]), sources)
+        return sources, sources if train or self.post is None else self.post(sources, full)
 
     def _run(self, latent: Array, targets: Array | None, train: bool) -> Array:
         """The net on a latent of any length: context in front, zeros behind, cropped again."""
