@@ -28,7 +28,7 @@ def evaluate(options: argparse.Namespace, command: str) -> str:
     from tqdm import tqdm
 
     from jaxsep import config as configs
-    from jaxsep import scoring, separator
+    from jaxsep import scorefiles, scoring, separator
     from jaxsep.card import write_card
     from jaxsep.checkpoint import load_variables
     from jaxsep.data.tracks import open_tracks
@@ -80,7 +80,7 @@ def evaluate(options: argparse.Namespace, command: str) -> str:
     summary = scoring.summarise([known[name] for name in sorted(known)], task, provenance)
     summary |= {"command": command, "tracks_in_split": in_split, "missing": missing, "channels": config.channels}
     table = "\n\n".join(filter(None, (aggregate.table(summary), comparison.beside(summary))))
-    scoring.write_summary(options.out, summary, table)
+    scorefiles.write_summary(options.out, summary, table)
     if options.workdir / "scores" in options.out.parents:
         write_card(options.workdir)
     academic = "; MUSDB18 is for academic use only, and so are these scores" if scoring.is_musdb18(data) else ""
@@ -97,8 +97,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--data_root", help="another data set than the run's: stem folders or MUSDB18's .stem.mp4 files")
     add("--mixture", choices=("sum", "original"), help="what is separated; default: as in training")
     add("--rate", choices=("model", "song"), default="model", help="separate and score at the model's rate (default)")
-    add("--backend", choices=("museval", "sdr"), default="museval", help="sdr: without ISR, SIR, SAR, but much faster")
-    add("--jobs", type=int, default=2, help="scoring processes (default 2); museval takes some 6 GB for 4 minutes")
+    add(
+        "--backend",
+        choices=("bsseval", "museval", "sdr"),
+        default="bsseval",
+        help="museval: the referee, far slower; sdr: without ISR, SIR, SAR",
+    )
+    add("--jobs", type=int, default=1, help="scoring processes (default: this one); museval takes 6 GB for 4 minutes")
     add("--limit", type=int, help="the first so many tracks only")
     add("--partial", action="store_true", help="leave out tracks that fail, and say so, instead of stopping")
     add("--out", type=Path, help="default: <workdir>/scores/<split>")

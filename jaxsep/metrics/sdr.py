@@ -44,10 +44,10 @@ def framewise_sdr(references: Waves, estimates: Waves, rate: int) -> Float[np.nd
     # Padded to a whole frame, an incomplete last second counts for who is silent throughout, and for nothing else.
     frames = length // window
     silent = np.concatenate(pauses, axis=1)
-    throughout = silent.all(axis=1)
+    throughout = np.all(silent, axis=1)
     scores = _decibels(np.concatenate(energies, axis=1), np.concatenate(errors, axis=1))[:, :frames]
     scores[throughout[: len(scores)]] = np.nan
-    scores[:, silent[~throughout, :frames].any(axis=0)] = np.nan
+    scores[:, np.any(silent[~throughout, :frames], axis=0)] = np.nan
     return scores
 
 
@@ -124,7 +124,8 @@ def _energy(rows: Float[np.ndarray, "*rows t"]) -> Float[np.ndarray, "*rows"]:
 
 
 def _silent_samples(wave: Float[np.ndarray, "*s t c"]) -> Bool[np.ndarray, "*s t"]:
-    return functools.reduce(np.add, np.moveaxis(wave, -1, 0)) == 0
+    total: np.ndarray = functools.reduce(np.add, np.moveaxis(wave, -1, 0))
+    return ~total.astype(bool)
 
 
 def _silent_frames(block: Float[np.ndarray, "s t c"], window: int) -> Bool[np.ndarray, "s n"]:

@@ -76,5 +76,5 @@ def compare(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"], see
     if not differences.size:
         return Paired(0, *[float("nan")] * 4)
     low, high = bootstrap(differences[:, None], lambda values: np.median(values, axis=-2), seed)[:, 0]
-    p = float(wilcoxon(differences).pvalue) if differences.any() else 1.0
+    p = float(np.asarray(wilcoxon(differences))[1]) if differences.any() else 1.0
     return Paired(differences.size, float(np.median(differences)), float(low), float(high), p)

@@ -10,6 +10,7 @@ class Waves(Protocol):
     """Sources [s t c] of which pieces can be read: `waves[:, start:stop]` is a float array [s stop-start c].
 
     A NumPy array is one. So are files that are read on demand, and a long song never lies in memory as a whole.
+    `waves[[2, 0]]` are some of the sources, in that order, again as `Waves`.
     """
 
     @property
