@@ -23,6 +23,14 @@ without --force. A file that cannot be separated is reported and the others are 
 Exit status: 0 all done, 1 some files failed, 2 nothing was started.
 """
 
+REPRODUCE = """\
+From published weights to their paper's table: imports them, separates and scores MUSDB18's 50 test songs, and
+prints published scores, ours and the difference.
+
+Says what it needs and how long it will take; started again, it goes on where it stopped. Other songs with
+MUSDB18's stems work, but their comparison says that it is none, and why.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status.
@@ -98,6 +106,10 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument("system", nargs="?", metavar="SYSTEM", help="or sisec18: its 31 methods; default: all systems")
     tables.add_argument("--protocol", metavar="NAME", help="only rows of this one; the legend below a table names them")
     _add_json(tables)
+
+    _add_reproduce(commands)
+
+    _add_report(commands)
 
     doctor = _add(commands, "doctor", _doctor, "show versions, devices, audio formats and ffmpeg")
     _add_json(doctor)
@@ -200,6 +212,44 @@ def _add_separate(commands: Any) -> None:
         help="auto: a percentage on a terminal; json: lines on stdout of "
         '{"file", "state": "running|done|failed", "done_seconds", "total_seconds", "fraction", ...}; default: auto',
     )
+
+
+def _add_reproduce(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "reproduce",
+        _reproduce,
+        "hold published weights against their paper's table",
+        description=REPRODUCE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("system", metavar="SYSTEM", help="a system, or weights of `jaxsep weights list`")
+    add("--data", required=True, metavar="MUSDB18", type=Path, help="its folder: .stem.mp4 files, or MUSDB18-HQ's wavs")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--weights", nargs="+", default=[], metavar="FILE", type=Path, help="default: download them")
+    either.add_argument("--run", metavar="RUN", type=Path, help="a run folder instead of weights")
+    add("-o", "--out", metavar="DIR", type=Path, help="of run, scores and comparison; default: runs/reproduce/SYSTEM")
+    add("--jobs", type=_jobs, default=1, metavar="N", help="processes that score; default: 1")
+    add("--partial", action="store_true", help="leave out songs that fail; what is left compares with nothing")
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of processes")
+    return int(text)
+
+
+def _add_report(commands: Any) -> None:
+    parser = _add(commands, "report", _report, "compare runs on one page: scores, plots, and songs to listen to")
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="RUN", type=Path, help="run folders, scored by eval.py")
+    add("-o", "--out", metavar="DIR", type=Path, help="default: RUN/report of a single run, else report")
+    add("--split", default="test", metavar="test|valid|train", help="default: test")
+    add("--songs", type=int, default=2, metavar="N", help="to listen to, of each data set; default: 2")
+    add("--seconds", type=int, default=10, metavar="S", help="of each song, from its middle; default: 10")
+    add("--clips", default="mp3", metavar="mp3|opus|flac", help="default: mp3")
+    add("--data-root", metavar="DIR", help="listen to another data set than the runs' own")
 
 
 def _checkpoint(text: str) -> str | int:
@@ -312,6 +362,45 @@ def _tables(args: argparse.Namespace) -> int:
         print(json.dumps(printing.values(args.system, args.protocol), indent=2))
     else:
         print(printing.render(args.system, args.protocol))
+    return 0
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from jaxsep import reproduce
+
+    out = args.out or Path("runs", "reproduce", args.system)
+    command = ["jaxsep", "reproduce", args.system, "--data", str(args.data), "--out", str(out)]
+    command += ["--weights", *map(str, args.weights)] if args.weights else []
+    command += ["--run", str(args.run)] if args.run else []
+    text = reproduce.reproduce(
+        args.system,
+        args.data,
+        out,
+        files=args.weights,
+        run=args.run,
+        jobs=args.jobs,
+        partial=args.partial,
+        argv=command,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(f"{text}\n\nWritten to {out}")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from jaxsep.report import compare
+
+    page = compare.report(
+        args.runs,
+        args.out,
+        split=args.split,
+        songs=args.songs,
+        seconds=args.seconds,
+        clips=args.clips,
+        data_root=args.data_root,
+        notify=lambda line: print(line, file=sys.stderr),
+    )
+    print(page)
     return 0
 
 

@@ -69,7 +69,6 @@ WEIGHTS = {  # rows that published weights should reproduce, by the names of `ja
     ("Open-Unmix", "UMX-HQ"): "umxhq",
     ("Open-Unmix", "UMX-L"): "umxl",
     ("Spleeter", "4stems soft mask"): "spleeter-4stems",
-    ("Spleeter", "4stems MWF (norbert)"): "spleeter-4stems",
     ("D3Net", ""): "d3net",
     ("D3Net", "official NNabla weights"): "d3net",
     ("LaSAFT", "LaSAFT+GPoCM-Net"): "lasaft-large-2019 lasaft-large-2020 lasaft-large-2021",

@@ -1,7 +1,8 @@
 """A run's scores beside the paper's: only where the protocol is the same, and otherwise the reason why not."""
 
+import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -10,6 +11,7 @@ from jaxsep.tables import PROTOCOLS, STEMS, Protocol, Row
 from jaxsep.tables.printing import decibels, markdown
 
 RATE = 44100
+AMONG_STEMS = "_among_stems"  # scores of vocals that were scored both ways, as if all stems had been scored together
 PAIRS = ({"vocals", "accompaniment"}, {"vocals", "rest"})
 
 
@@ -78,17 +80,18 @@ def company(summary: Mapping[str, Any]) -> str:
     return "stems" if set(STEMS) in calls else ""
 
 
-def comparable(summary: Mapping[str, Any], rows: list[Row], score: str) -> list[Row]:
+def comparable(summary: Mapping[str, Any], rows: Sequence[Row], score: str) -> list[Row]:
     """Those of the rows whose protocol is that of one of a run's scores, in all that they state."""
     where, beside_what = flavour(summary["data"]), company(summary)
+    if score.endswith(AMONG_STEMS):
+        beside_what = "stems"
 
     def same(protocol: Protocol) -> bool:
         stated = protocol.together in ("", None, beside_what)
-        return (protocol.score, protocol.data) == (score, where) and stated
+        return (protocol.score, protocol.data) == (score.removesuffix(AMONG_STEMS), where) and stated
 
-    return [
-        row for row in rows if same(PROTOCOLS[row.protocol]) and row.scores.keys() & summary["scores"][score].keys()
-    ]
+    mine = own(summary["scores"][score]).keys()
+    return [row for row in rows if same(PROTOCOLS[row.protocol]) and row.scores.keys() & mine]
 
 
 def label(row: Row) -> str:
@@ -100,8 +103,8 @@ def label(row: Row) -> str:
 
 def own(scores: Mapping[str, float | None]) -> dict[str, float]:
     """A run's scores with the papers' average: the mean of the four stems, whatever other sources there are."""
-    known = {name: value for name, value in scores.items() if value is not None and name != "average"}
-    return _with_average(known)
+    known = {name: float(value) for name, value in scores.items() if value is not None and name != "average"}
+    return _with_average({name: value for name, value in known.items() if math.isfinite(value)})
 
 
 def theirs(row: Row) -> dict[str, float]:
@@ -123,3 +126,50 @@ def _table(summary: Mapping[str, Any], key: str, rows: list[Row]) -> str:
     words = PROTOCOLS[rows[0].protocol].words.partition(";")[0]
     cells = [[name, *(decibels(scores.get(column)) for column in columns)] for name, scores in lines.items()]
     return markdown(["SDR, dB", *columns], cells) + f"\n\n- published: {words}; see `jaxsep tables`"
+
+
+def differences(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """A run's scores, the rows that it should reproduce and run minus row, in Markdown; says what does not compare.
+
+    Args:
+        summary: of `eval.py`.
+        rows: of any protocol; those that no score of the run goes with are named.
+    """
+    reason = obstacle(summary)
+    parts = [f"NOT COMPARABLE with the published scores: {reason}."] if reason else []
+    for row in rows:
+        protocol = PROTOCOLS[row.protocol]
+        key = protocol.score
+        if protocol.together == "stems" and key + AMONG_STEMS in summary["scores"]:
+            key += AMONG_STEMS
+        if key not in summary["scores"]:
+            parts.append(f"{label(row)}: scored as nothing here is ({protocol.words}).")
+            continue
+        parts.append(_difference(summary, row, key, not reason))
+    return "\n\n".join(parts)
+
+
+def _difference(summary: Mapping[str, Any], row: Row, key: str, comparable_data: bool) -> str:
+    mine, printed = own(summary["scores"][key]), theirs(row)
+    columns = [name for name in tables.SCORES if name in mine and name in printed]
+    protocol = PROTOCOLS[row.protocol]
+    notes = [f"published: {protocol.words}; {row.source}"]
+    if "average" in columns and "average" not in row.scores:
+        notes.append("published average: none is printed, this is the mean of the four")
+    same = comparable_data and row in comparable(summary, [row], key)
+    if comparable_data and not same:
+        where = flavour(summary["data"])
+        why = f"this is {where}" if where != protocol.data else f"here vocals were scored beside {company(summary)}"
+        notes.append(f"not comparable: published for {protocol.data}, {why}")
+    table = markdown(
+        ["SDR, dB", *columns],
+        [
+            [f"**{summary['system']}**", *(decibels(mine[name]) for name in columns)],
+            [label(row), *(decibels(printed[name]) for name in columns)],
+            [
+                "difference" if same else "difference, NOT COMPARABLE",
+                *(f"{mine[n] - printed[n]:+.2f}" for n in columns),
+            ],
+        ],
+    )
+    return "\n".join([table, "", *(f"- {note}" for note in notes)])

@@ -35,7 +35,7 @@ def import_weights(kind: str, files: Sequence[Path], out: Path, argv: Sequence[s
     for file in files:
         if not file.exists() and not file.with_name(file.name + ".index").exists():
             raise JaxsepError(f"{file}: no such file")
-    sums = [(path.name, sha256(path)) for file in files for path in _parts(file)]
+    sums = file_sums(files)
     recognised = catalogue.recognise([digest for _, digest in sums])
     entry = _stated(name, kind, sums) if name else recognised
     with _unpacked(files) as found:
@@ -55,6 +55,11 @@ def sha256(path: Path) -> str:
     """The sum of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_sums(files: Sequence[Path]) -> list[tuple[str, str]]:
+    """Name and sum of every file that makes up what was given, as `run.json` has them; [] = nothing is there."""
+    return [(path.name, sha256(path)) for file in files for path in _parts(file)]
 
 
 def _stated(name: str, kind: str, sums: Sequence[tuple[str, str]]) -> catalogue.Published:
