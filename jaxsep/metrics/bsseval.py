@@ -1,8 +1,8 @@
 """BSS Eval v4 for source images in JAX: SDR, ISR, SIR and SAR of every frame, equal to museval's, many times faster.
 
 Each estimate is projected on its own reference and on all references, delayed by up to 511 samples (Vincent,
-Gribonval and Fevotte 2006; Vincent et al. 2012 for images; v4: Liutkus, Stoeter and Ito 2018, SiSEC). museval transforms
-whole tracks, solves one linear system per source and convolves every frame. The same numbers come from less:
+Gribonval and Févotte 2006; Vincent et al. 2012 for images; v4: Stöter, Liutkus and Ito 2018, SiSEC). museval
+transforms whole tracks, solves one linear system per source and convolves every frame. The same numbers come from less:
 
 - correlations are needed at 1,023 lags only, so short transforms of blocks do, summed up before the one inverse;
 - all estimates share one matrix, which is factored once;
@@ -11,6 +11,7 @@ whole tracks, solves one linear system per source and convolves every frame. The
 Everything is float64, within this file only. A song is read twice and never held as a whole.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ AT_ONCE = 2**22  # samples of all signals that are transformed together
 EMPTY = 1e-14  # energy of a channel's axis that is rounding, relative to the strongest one's
 LOADING = 1e-13  # of a matrix that is not positive definite in float64, relative to its diagonal
 DOUBTFUL = 1e13  # condition number from which rounding moves the ratios by some 1e-3 dB
-SWEEPS = 6  # of power iteration: the order of magnitude of a condition number
+SWEEPS = 4  # of power iteration: the order of magnitude of a condition number
 MODES = ("v4", "v3")
 
 
@@ -99,11 +100,9 @@ def _device() -> Any:
 def _bss_eval(pair: _Pair, window: int, hop: int, mode: str) -> BssEval:
     sources, length, channels = pair.references.shape
     window = min(window, length)
-    starts = np.arange(0, length - window + 1, hop)
+    starts = range(0, length - window + 1, hop)
     # What has filters of its own: the song with all its frames, or each frame.
-    pieces = (
-        [(0, length, starts)] if mode == "v4" else [(a, a + window, starts[n : n + 1]) for n, a in enumerate(starts)]
-    )
+    pieces = [(0, length, starts)] if mode == "v4" else [(start, start + window, [start]) for start in starts]
     scores, doubtful = [], False
     for first, last, chosen in pieces:
         correlations, audible = _correlate(pair, first, last)
@@ -186,7 +185,7 @@ def _principal_axes(covariance: Float[Array, "r r"], channels: int) -> Float[Arr
 def _normal_equations(
     correlations: Float[Array, "r x l"], basis: Float[Array, "r i"]
 ) -> tuple[Float[Array, "n n"], Float[Array, "n e"]]:
-    """Matrix and right-hand sides, n = i L: inner products of the delayed references, and of these with the estimates."""
+    """Inner products of the delayed references, and of these with the estimates, n = i L."""
     count = len(correlations)
     correlations = jnp.einsum("ri,rxl->ixl", basis, correlations)
     among = jnp.einsum("rj,irl->ijl", basis, correlations[:, :count])
@@ -215,7 +214,7 @@ def _solve(gram: Float[Array, "n n"], products: Float[Array, "n e"]) -> tuple[Fl
 
 @jax.jit
 def _cholesky(
-    gram: Float[Array, "n n"], products: Float[Array, "n e"], loading: float
+    gram: Float[Array, "n n"], products: Float[Array, "n e"], loading: float | Float[Array, ""]
 ) -> tuple[Float[Array, "n e"], Float[Array, ""]]:
     """The solution and the condition number; both NaN where the matrix is not positive definite."""
     scale = jax.lax.rsqrt(jnp.diagonal(gram))
@@ -233,7 +232,7 @@ def _cholesky(
 
 
 def _score(
-    pair: _Pair, starts: np.ndarray, window: int, everything: Float[Array, "r e l"], own: Float[Array, "s c e l"]
+    pair: _Pair, starts: Sequence[int], window: int, everything: Float[Array, "r e l"], own: Float[Array, "s c e l"]
 ) -> Float[np.ndarray, "4 s n"]:
     """SDR, ISR, SIR and SAR of the frames that begin at `starts`."""
     sources, _, channels = pair.references.shape
@@ -258,31 +257,27 @@ def _metrics(
 ) -> Float[Array, "4 s n"]:
     """The four ratios of each frame and source, NaN in frames that are silent somewhere."""
     frames = frames.astype(jnp.float64)
-    count, _, channels, _ = frames.shape
-    sources = len(own)
     silent = (frames.sum(axis=2) == 0).all(axis=-1).any(axis=-1)
     references, estimates = jnp.split(frames, 2, axis=1)
     energy = jnp.square(references).sum(axis=(2, 3))
     error = jnp.square(references - estimates).sum(axis=(2, 3))
 
-    true = jnp.fft.rfft(references, size)
-    image = (true[:, :, :, None] * own).sum(axis=2)  # P_j e_j, [n s c f]
-    flat = true.reshape(count, -1, 1, true.shape[-1])
-    projection = (flat * everything).sum(axis=1).reshape(image.shape)  # P e_j
-    weights = jnp.full(true.shape[-1], 2 / size).at[0].set(1 / size)
-    weights = weights.at[-1].set(1 / size) if size % 2 == 0 else weights
+    true, estimated = jnp.split(jnp.fft.rfft(frames, size), 2, axis=1)
+    image = (true[:, :, :, None] * own).sum(axis=2)  # P_j e_j, [n s e f]
+    channels = true.reshape(len(true), -1, 1, true.shape[-1])
+    projection = (channels * everything).sum(axis=1).reshape(true.shape)  # P e_j
 
-    def power(spectrum):
-        return ((spectrum.real**2 + spectrum.imag**2) * weights).sum(axis=(2, 3))
+    def power(spectrum: Array) -> Array:
+        """Energy of the waves of half a spectrum of even length, by Parseval's theorem."""
+        squares = (spectrum * spectrum.conj()).real
+        return (2 * squares.sum(axis=-1) - squares[..., 0] - squares[..., -1]).sum(axis=-1) / size
 
-    interference = power(projection - image)
-    artifacts = power(jnp.fft.rfft(estimates, size) - projection)
-    ratios = [
+    ratios = (
         (energy, error),
         (energy, power(image - true)),
-        (power(image), interference),
-        (power(projection), artifacts),
-    ]
+        (power(image), power(projection - image)),
+        (power(projection), power(estimated - projection)),
+    )
     decibels = jnp.stack([jnp.where(below == 0, jnp.inf, 10 * jnp.log10(above / below)) for above, below in ratios])
     return jnp.where(silent[:, None], jnp.nan, decibels).swapaxes(1, 2)
 
