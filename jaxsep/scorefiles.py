@@ -10,7 +10,7 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from jaxsep.errors import JaxsepError
 from jaxsep.metrics import aggregate
+from jaxsep.metrics.record import REST, calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +159,30 @@ def scored_before(path: Path, fingerprint: str, samples: int) -> dict[str, Any] 
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return record if same else None
+
+
+def summarise(results: Sequence[Result], sources: Sequence[str]) -> dict[str, Any]:
+    """What a summary says about its tracks, in the order of the results.
+
+    Args:
+        results: of all tracks.
+        sources: what was scored, with "rest" where that was company for a single source.
+
+    Returns:
+        "scored_together" (lists of sources), "tracks", "failed" (track -> why), and what `aggregate.summarise` gives.
+
+    Raises:
+        JaxsepError: no track has scores.
+    """
+    records = [result.record for result in results if result.record is not None]
+    if not records:
+        raise JaxsepError(f"none of the {len(results)} tracks could be scored")
+    return {
+        "scored_together": [together for together, _ in calls(sources)],
+        "tracks": [result.name for result in results if result.record is not None],
+        "failed": {result.name: result.error for result in results if result.record is None},
+        **aggregate.summarise(records, [source for source in sources if source != REST]),
+    }
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any], table: str) -> None:

@@ -13,12 +13,11 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from jaxsep import baselines
+from jaxsep import baselines, scorefiles
 from jaxsep import config as configs
 from jaxsep import workdir as workdirs
 from jaxsep.data.tracks import STEM_MP4
 from jaxsep.errors import JaxsepError
-from jaxsep.metrics import aggregate
 from jaxsep.metrics.song import Song, Task, score_song
 from jaxsep.scorefiles import Result, Work, replace, score_all, scored_before
 
@@ -141,6 +140,13 @@ def provenance(config: Any, checkpoint: Mapping[str, Any], data: Any, split: str
         "system": ":".join(filter(None, (config.name, config.variant))),
         "checkpoint": {"step": checkpoint["step"], "valid_sdr": checkpoint["sdr"]},
         "config": hashlib.sha256(configs.to_json(config).encode()).hexdigest()[:16],
+        **surroundings(data, split),
+    }
+
+
+def surroundings(data: Any, split: str) -> dict[str, Any]:
+    """The part of `provenance` that is not the model's: code and data."""
+    return {
         "git": workdirs.git_revision(),
         "versions": workdirs.versions(),
         "data": {
@@ -160,22 +166,10 @@ def summarise(results: Sequence[Result], task: Task, provenance: Mapping[str, An
         provenance: of the estimates.
 
     Returns:
-        `provenance`, with "backend", "scored_together" (lists of sources), "tracks", "failed" (track -> why),
-        and what `aggregate.summarise` gives: "protocols", "scores", "baselines", "frames", "silent".
+        `provenance`, with "mixture", "rate" and "backend" of the task, and what `scorefiles.summarise` gives.
 
     Raises:
         JaxsepError: no track has scores.
     """
-    records = [result.record for result in results if result.record is not None]
-    if not records:
-        raise JaxsepError(f"none of the {len(results)} tracks could be scored")
-    return {
-        **provenance,
-        "mixture": task.mixture,
-        "rate": task.rate,
-        "backend": task.backend,
-        "scored_together": [together for together, _ in task.calls()],
-        "tracks": [result.name for result in results if result.record is not None],
-        "failed": {result.name: result.error for result in results if result.record is None},
-        **aggregate.summarise(records, list(task.sources)),
-    }
+    how = {"mixture": task.mixture, "rate": task.rate, "backend": task.backend}
+    return {**provenance, **how, **scorefiles.summarise(results, list(task.scored))}

@@ -131,7 +131,7 @@ def _silent_samples(wave: Float[np.ndarray, "*s t c"]) -> Bool[np.ndarray, "*s t
 def _silent_frames(block: Float[np.ndarray, "s t c"], window: int) -> Bool[np.ndarray, "s n"]:
     silent = _silent_samples(block)
     padded = np.pad(silent, ((0, 0), (0, -silent.shape[1] % window)), constant_values=True)
-    return padded.reshape(len(silent), -1, window).all(axis=2)
+    return np.all(padded.reshape(len(silent), -1, window), axis=2)
 
 
 def _products(references: Waves, estimates: Waves) -> tuple[Float[np.ndarray, "s s"], Float[np.ndarray, "s s"]]:

@@ -1,10 +1,7 @@
-"""One song, all its scores: what is scored together, museval's frames, the other protocols, the baselines.
-
-A song's scores are a dict in museval's JSON schema; what museval does not know stands under its key "jaxsep".
-"""
+"""A song and what a model makes of it: read, checked and scored, beside the baselines."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,15 +10,7 @@ from jaxtyping import Float
 
 from jaxsep import baselines
 from jaxsep.errors import JaxsepError
-from jaxsep.metrics import museval, sdr
-from jaxsep.metrics.spectral import log_spectral_distance
-from jaxsep.metrics.waves import Waves
-
-REST = "rest"  # what a single source is scored against: the sum of all other stems, the mixture minus the estimate
-BACKENDS = ("bsseval", "museval", "sdr")
-FRAMEWISE = ("SDR", "ISR", "SIR", "SAR")  # in museval's order
-WHOLE_TRACK = {"sdr_whole_track": sdr.whole_track_sdr, "si_sdr": sdr.si_sdr, "lsd": log_spectral_distance}
-METRICS = (*map(str.lower, FRAMEWISE), *WHOLE_TRACK, "si_sar")
+from jaxsep.metrics.record import REST, calls, score_waves, sdr_frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,19 +106,6 @@ class Task:
         return np.stack(waves if len(waves) > 1 else [waves[0], song.mixture - waves[0]])
 
 
-def calls(names: Sequence[str]) -> list[tuple[list[str], list[str]]]:
-    """(sources scored together, those whose scores are kept): vocals and accompaniment apart, as museval does.
-
-    A frame counts only where all that are scored together are audible, so this choice is part of a score.
-    """
-    names, pair = list(names), ["vocals", "accompaniment"]
-    if not set(pair) <= set(names):
-        return [(names, names)]
-    others = [name for name in names if name != "accompaniment"]
-    first = [(others, [name for name in others if name != "vocals"])] if len(others) > 1 else []
-    return [*first, (pair, pair)]
-
-
 def score_song(task: Task, song: Song, estimates: Float[np.ndarray, "k t c"]) -> dict[str, Any]:
     """All scores of one song, as they go into its JSON file (but for the provenance)."""
     names, references = list(task.scored), task.combine(song.stems)
@@ -143,112 +119,7 @@ def score_song(task: Task, song: Song, estimates: Float[np.ndarray, "k t c"]) ->
         answers["fixed equaliser"] = lambda mixture, stems: baselines.equalise(mixture, gains)
     answers["IRM1 (oracle)"] = baselines.irm1
     record["jaxsep"]["baselines"] = {
-        name: _sdr(names, references, task.combine(answer(song.mixture, song.stems)), song.rate)
+        name: sdr_frames(names, references, task.combine(answer(song.mixture, song.stems)), song.rate)
         for name, answer in answers.items()
     }
     return record
-
-
-def score_waves(
-    track: str,
-    names: Sequence[str],
-    references: Waves,
-    estimates: Waves,
-    rate: int,
-    backend: str = "bsseval",
-    metrics: Sequence[str] = METRICS,
-) -> dict[str, Any]:
-    """The scores of a track in museval's schema, read in blocks (by museval itself as a whole).
-
-    The waves are scored as they are given. Where a source is silent throughout, museval refuses; here the sources
-    scored together have no ISR, SIR and SAR (NaN), and "silent" names it.
-
-    Args:
-        track: its name.
-        names: of the sources, in the order of the waves; "rest" is company for a single source and has no scores.
-        references: the true sources.
-        estimates: what was separated.
-        rate: samples per second.
-        backend: one of `BACKENDS`.
-        metrics: of `METRICS`; SDR is always there.
-
-    Returns:
-        {"targets": museval's frames, "jaxsep": {"track", "rate", "samples", "backend", "silent", "ill_conditioned":
-        the calls whose ISR, SIR, SAR are rounding noise, whole-track metric: {source: dB}, "among_stems": the frames
-        of vocals scored together with the other stems, which museval discards where there is accompaniment}}, and
-        "museval_version" where museval computed.
-    """
-    silent = [sdr.silent_throughout(waves) for waves in (references, estimates)]
-    whole = {key: metric(references, estimates) for key, metric in WHOLE_TRACK.items() if key in metrics}
-    si_sar, targets, among_stems, ill_conditioned = {}, {}, {}, []
-    for together, kept in calls(names):
-        rows = [names.index(name) for name in together]
-        theirs = references[rows], estimates[rows]
-        refused = any(flags[row] for flags in silent for row in rows)
-        values, noise = _framewise(backend, *theirs, rate, refused)
-        frames = {name: _frames(values, row, metrics) for row, name in enumerate(together)}
-        targets |= {name: frames[name] for name in kept}
-        among_stems |= {name: frames[name] for name in together if name not in kept}
-        ill_conditioned += [together] if noise else []
-        if "si_sar" in metrics:
-            si_sar |= {n: value for n, value in zip(together, sdr.si_sar(*theirs), strict=True) if n in kept}
-    shown = [name for name in names if name != REST]
-    column = lambda values: {name: _rounded(values[name]) for name in shown}
-    found = {
-        key: [name for name, flag in zip(names, flags, strict=True) if flag]
-        for key, flags in zip(("references", "estimates"), silent, strict=True)
-    }
-    return {
-        "targets": [{"name": name, "frames": targets[name]} for name in shown],
-        **({"museval_version": museval.version()} if backend == "museval" else {}),
-        "jaxsep": {
-            "track": track,
-            "rate": rate,
-            "samples": references.shape[1],
-            "backend": backend,
-            "silent": {what: sources for what, sources in found.items() if sources},
-            "ill_conditioned": ill_conditioned,
-            **{key: column(dict(zip(names, values, strict=True))) for key, values in whole.items()},
-            **({"si_sar": column(si_sar)} if si_sar else {}),
-            **({"among_stems": among_stems} if among_stems else {}),
-        },
-    }
-
-
-def _framewise(
-    backend: str, references: Waves, estimates: Waves, rate: int, refused: bool
-) -> tuple[dict[str, Float[np.ndarray, "s n"]], bool]:
-    """{metric: [s n]} of one call, and whether all but SDR are rounding noise; SDR alone where museval refuses."""
-    if backend == "bsseval" and not refused:
-        from jaxsep.metrics.bsseval import bss_eval
-
-        found = bss_eval(references, estimates, rate, rate)
-        return dict(zip(FRAMEWISE, (found.sdr, found.isr, found.sir, found.sar), strict=True)), found.ill_conditioned
-    if backend == "museval" and (values := museval.bss_eval(references[:, :], estimates[:, :], rate)) is not None:
-        return values, False
-    ours = sdr.framewise_sdr(references, estimates, rate)
-    without = {} if backend == "sdr" else dict.fromkeys(FRAMEWISE[1:], np.full_like(ours, np.nan))
-    return {"SDR": ours, **without}, False
-
-
-def _sdr(names: Sequence[str], references: Waves, estimates: Waves, rate: int) -> dict[str, list[float]]:
-    """Frames of SDR alone, of all sources."""
-    frames = {}
-    for together, kept in calls(names):
-        rows = [names.index(name) for name in together]
-        values = sdr.framewise_sdr(references[rows], estimates[rows], rate)
-        frames |= {name: [_rounded(v) for v in values[together.index(name)]] for name in kept}
-    return {name: frames[name] for name in names if name != REST}
-
-
-def _frames(values: Mapping[str, Float[np.ndarray, "s n"]], row: int, metrics: Sequence[str]) -> list[dict[str, Any]]:
-    shown = {name: value[row] for name, value in values.items() if name == "SDR" or name.lower() in metrics}
-    return [
-        {"time": float(n), "duration": 1.0, "metrics": {name: _rounded(value[n]) for name, value in shown.items()}}
-        for n in range(len(shown["SDR"]))
-    ]
-
-
-def _rounded(value: float) -> float:
-    """As museval writes numbers: five decimals, infinity as NaN."""
-    return round(float(value), 5) if np.isfinite(value) else float("nan")
