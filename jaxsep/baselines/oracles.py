@@ -88,10 +88,10 @@ def _apply(
 def mwf(mixture: Float[np.ndarray, "t c"], stems: Float[np.ndarray, "s t c"]) -> Float[np.ndarray, "s t c"]:
     """Multichannel Wiener filter: v_s R_s (sum_k v_k R_k)^-1 X, of powers v [f n] and spatial covariances R [f 2 2].
 
-    R is the mean over time of Y Y^H / (eps + v) with v the mean of |Y|^2 over the channels, normalised, plus eps I; then
-    v = Y^H R^-1 Y / 2. The reference code normalises column i of all bins by R[0, 0, i] + R[1, 1, i], of bins 0 and 1
-    (`numpy.trace` over bins), where the trace of every bin is meant; so does this. It rounds gains to single precision,
-    and where a stem has a silent channel it returns NaN; this does not.
+    R is the mean over time of Y Y^H / (eps + p) with p the mean of |Y|^2 over the channels, normalised, plus eps I, and
+    v = Y^H R^-1 Y / 2. The reference code divides column i of R in every bin by the same (R[0, 0, i] + R[1, 1, i]) / 2,
+    of bins 0 and 1 (`numpy.trace` over bins and rows), where half the trace of each bin is meant; so does this. It also
+    rounds gains to single precision and gives NaN where a stem has a silent channel; this does not.
 
     Raises:
         JaxsepError: not two channels.

@@ -1,0 +1,53 @@
+"""Whose estimates are scored: those of a run's model, of the same told the true phases, or of a baseline."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxsep import scoring, separator
+from jaxsep.baselines import catalogue
+from jaxsep.checkpoint import load_variables
+from jaxsep.inference import Model
+from jaxsep.metrics.song import Song, Task
+
+
+def of_baseline(name: str, task: Task, data: Any, split: str) -> tuple[scoring.Separate, dict[str, Any]]:
+    """What gives a baseline's estimates of a song, and where they come from.
+
+    Raises:
+        JaxsepError: an unknown name, or sources of the task that it does not give.
+    """
+    return catalogue.separator(name, task), {"system": f"baseline {name}", **scoring.surroundings(data, split)}
+
+
+def of_run(
+    workdir: Path, checkpoint: str | int, phase: str, config: Any, task: Task, data: Any, split: str
+) -> tuple[scoring.Separate, dict[str, Any]]:
+    """What gives a model's estimates of a song, and where they come from.
+
+    Args:
+        workdir: the run.
+        checkpoint: "best", "last" or a step.
+        phase: "mixture", or "ideal" for the phases of the true sources.
+        config: of the run.
+        task: what is scored.
+        data: see `scoring.provenance`.
+        split: of the data.
+
+    Raises:
+        JaxsepError: no such checkpoint, or ideal phase for a system that does not estimate magnitudes.
+    """
+    variables, found = load_variables(workdir, checkpoint)
+    model = Model.from_parts(separator.build(config), variables, config)
+    provenance = scoring.provenance(config, found, data, split)
+    if phase == "mixture":
+        return lambda song: model.separate(song.mixture, song.rate), provenance
+    told = model.with_ideal_phase()
+
+    def separate(song: Song) -> Mapping[str, np.ndarray]:
+        true = task.combine(song.stems)[: len(task.sources)]
+        return told.separate(np.concatenate([song.mixture, *true], axis=1), song.rate)
+
+    return separate, provenance | {"system": f"{provenance['system']} with ideal phase"}
