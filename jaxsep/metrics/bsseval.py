@@ -148,11 +148,12 @@ def _cross_spectra(waves: Float[Array, "w c t"], blocks: int) -> Complex[Array, 
 
 def _filters(
     correlations: Float[Array, "r x l"], channels: int
-) -> tuple[tuple[Float[Array, "r e l"], Float[Array, "s c e l"]], bool]:
-    """Least-squares filters onto each estimate's channel e, and whether they are mostly rounding noise.
+) -> tuple[tuple[Float[Array, "r e l"], Float[Array, "s c o l"]], bool]:
+    """Least-squares filters onto each estimate, and whether they are mostly rounding noise.
 
     Returns:
-        (from all reference channels r, from the channels c of the source's own reference), the flag.
+        ((from all reference channels r onto all estimate channels e, from the channels c of a source onto those, o, of its
+        own estimate), the flag).
     """
     count = len(correlations)
     basis = _principal_axes(correlations[:, :count, 0], channels)
@@ -232,7 +233,7 @@ def _cholesky(
 
 
 def _score(
-    pair: _Pair, starts: Sequence[int], window: int, everything: Float[Array, "r e l"], own: Float[Array, "s c e l"]
+    pair: _Pair, starts: Sequence[int], window: int, everything: Float[Array, "r e l"], own: Float[Array, "s c o l"]
 ) -> Float[np.ndarray, "4 s n"]:
     """SDR, ISR, SIR and SAR of the frames that begin at `starts`."""
     sources, _, channels = pair.references.shape
@@ -252,7 +253,7 @@ def _score(
 def _metrics(
     frames: Float[Array, "n w c t"],
     everything: Complex[Array, "r e f"],
-    own: Complex[Array, "s c e f"],
+    own: Complex[Array, "s c o f"],
     size: int,
 ) -> Float[Array, "4 s n"]:
     """The four ratios of each frame and source, NaN in frames that are silent somewhere."""
@@ -263,7 +264,7 @@ def _metrics(
     error = jnp.square(references - estimates).sum(axis=(2, 3))
 
     true, estimated = jnp.split(jnp.fft.rfft(frames, size), 2, axis=1)
-    image = (true[:, :, :, None] * own).sum(axis=2)  # P_j e_j, [n s e f]
+    image = (true[:, :, :, None] * own).sum(axis=2)  # P_j e_j, [n s o f]
     channels = true.reshape(len(true), -1, 1, true.shape[-1])
     projection = (channels * everything).sum(axis=1).reshape(true.shape)  # P e_j
 
