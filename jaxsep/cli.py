@@ -31,6 +31,14 @@ Says what it needs and how long it will take; started again, it goes on where it
 MUSDB18's stems work, but their comparison says that it is none, and why.
 """
 
+SCORE = """\
+Scores <track>/<stem>.wav (or .flac) in ESTIMATES against files of the same names in REFERENCES.
+
+Tracks may lie one folder further down; mixture.wav is not scored. Where ESTIMATES has accompaniment.wav and
+REFERENCES has not, its reference is the sum of drums, bass and other. Writes DIR/<track>.json (museval's schema),
+summary.json and table.md, and goes on where it stopped. All files are looked at before the first track is scored.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status.
@@ -106,6 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument("system", nargs="?", metavar="SYSTEM", help="or sisec18: its 31 methods; default: all systems")
     tables.add_argument("--protocol", metavar="NAME", help="only rows of this one; the legend below a table names them")
     _add_json(tables)
+
+    _add_score(commands)
+    compare = _add(commands, "compare", _compare, "say whether the second of two systems scores better, and how surely")
+    compare.add_argument("scores", nargs=2, metavar="SCORES", type=Path, help="folders that score or eval.py wrote")
 
     _add_reproduce(commands)
 
@@ -238,6 +250,37 @@ def _jobs(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number of processes")
     return int(text)
+
+
+def _add_score(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "score",
+        _score,
+        "score folders of stems that any tool made",
+        description=SCORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("references", metavar="REFERENCES", type=Path, help="the true stems")
+    add("estimates", metavar="ESTIMATES", type=Path, help="the separated stems")
+    add("-o", "--out", required=True, metavar="DIR", type=Path, help="of the score files")
+    add("--stems", type=_names, default=(), metavar="A,B", help="score only these; default: all references")
+    add(
+        "--metrics",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="of sdr, isr, sir, sar, sdr_whole_track, si_sdr, si_sar, lsd; default: all that the backend has",
+    )
+    add(
+        "--backend",
+        choices=("bsseval", "museval", "sdr"),
+        default="bsseval",
+        help="museval: the referee, far slower; sdr: without ISR, SIR, SAR; default: bsseval",
+    )
+    add("--jobs", type=_jobs, default=1, metavar="N", help="processes that score, on the CPU; default: this one")
+    add("--partial", action="store_true", help="leave out tracks that cannot be scored, and say so in the table")
 
 
 def _add_report(commands: Any) -> None:
@@ -384,6 +427,31 @@ def _reproduce(args: argparse.Namespace) -> int:
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     print(f"{text}\n\nWritten to {out}")
+    return 0
+
+
+def _score(args: argparse.Namespace) -> int:
+    from jaxsep import folders
+
+    table = folders.score_folders(
+        args.references,
+        args.estimates,
+        args.out,
+        stems=args.stems,
+        metrics=args.metrics,
+        backend=args.backend,
+        jobs=args.jobs,
+        partial=args.partial,
+        notify=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(f"{table}\n\nWritten to {args.out}")
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from jaxsep import significance
+
+    print(significance.compare(*args.scores))
     return 0
 
 

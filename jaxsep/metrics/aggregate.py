@@ -209,9 +209,9 @@ def table(summary: Mapping[str, Any]) -> str:
     protocols = [[PROTOCOLS[key][0], *numbers(row)] for key, row in scores.items()]
     return "\n".join(
         [
-            *_markdown([f"{PROTOCOLS[HEADLINE][0]}, dB", *columns], against),
+            *markdown([f"{PROTOCOLS[HEADLINE][0]}, dB", *columns], against),
             "",
-            *_markdown([f"{summary['system']}{step}, dB", *columns], protocols),
+            *markdown([f"{summary['system']}{step}, dB", *columns], protocols),
             "",
             *(f"- {note}" for note in _notes(summary)),
         ]
@@ -256,7 +256,8 @@ def _interval(ends: Sequence[float | None]) -> str:
     return "-" if "-" in (low, high) else f"{low} to {high}"
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     return [

@@ -1,0 +1,145 @@
+"""Scores of folders of stems that any tool made: `jaxsep score REFERENCES ESTIMATES --out DIR`.
+
+Songs are read in pieces and scored as they are: nothing is resampled, cut, padded or rounded.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jaxsep import __version__, pairing
+from jaxsep.errors import JaxsepError
+from jaxsep.filewaves import FileWaves
+from jaxsep.metrics import aggregate, museval
+from jaxsep.metrics.record import BACKENDS, METRICS, score_waves
+from jaxsep.pairing import Pair
+from jaxsep.scorefiles import Result, Work, score_all, scored_before, summarise, write_summary
+
+FILTERED = ("isr", "sir", "sar")  # what needs BSS Eval's filters
+
+
+def score_folders(
+    references: Path,
+    estimates: Path,
+    out: Path,
+    *,
+    stems: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    backend: str = "bsseval",
+    jobs: int = 1,
+    partial: bool = False,
+    command: str = "",
+    notify: Callable[[str], None] = print,
+) -> str:
+    """Scores each track that has no scores of these very files yet; returns the table.
+
+    Args:
+        references: the true stems, `<track>/<stem>.wav` or `.flac`, or a folder of such folders.
+        estimates: what was separated, in the same way. Where it has an `accompaniment` and `references` does not,
+            the sum of drums, bass and other is the reference.
+        out: gets `<track>.json` in museval's schema, `summary.json` and `table.md`.
+        stems: what is scored; default: all there is. One alone is scored beside the rest of the references.
+        metrics: of `METRICS`; default: all that the backend has.
+        backend: one of `BACKENDS`.
+        jobs: see `score_all`.
+        partial: leave out tracks that cannot be scored, and name them in the table.
+        command: goes into the summary.
+        notify: takes a line: a problem, or a finished track.
+
+    Raises:
+        JaxsepError: no folders, nothing to score, problems of tracks without `partial`, or `out` cannot be written.
+    """
+    metrics, backend = _choose(metrics, backend)
+    _check_out(out)
+    true, made = pairing.find_tracks(references), pairing.find_tracks(estimates)
+    sources = pairing.choose_sources(true, made, stems)
+    if len(sources) == 1 and backend != "sdr":
+        raise JaxsepError(f"{sources[0]!r} is the only stem; ISR, SIR, SAR need another beside it: give --backend sdr")
+
+    pairs, problems = pairing.pair_tracks(true, made, sources, strict=not stems)
+    work = {pair.name: _work(pair, backend, metrics) for pair in pairs}
+    before = {
+        p.name: scored_before(out / f"{p.name}.json", work[p.name].provenance["fingerprint"], p.length) for p in pairs
+    }
+    problems |= {p.name: wrong for p in pairs if before[p.name] is None and (wrong := pairing.damages(p))}
+    _list(problems, notify)
+    if problems and not partial:
+        raise JaxsepError(f"{len(problems)} of the tracks cannot be scored, see above; --partial scores the others")
+
+    results = {name: Result(name, error="; ".join(wrong)) for name, wrong in problems.items()}
+    sound = [pair.name for pair in pairs if pair.name not in problems]
+    start = lambda name: Result(name, before[name]) if before[name] else replace(work[name], start=time.monotonic())
+    for result in score_all(map(start, sound), out, jobs=jobs, partial=partial):
+        results[result.name] = result
+        notify(f"[{len(results)}/{len(work) + len(problems)}] {result}")
+
+    summary = {
+        "system": estimates.resolve().name,
+        "references": references.resolve().name,
+        "command": command,
+        "versions": {"jaxsep": __version__},
+        "backend": backend,
+        "metrics": list(metrics),
+        "missing": {},
+        "tracks_in_split": len(results),
+        **summarise([results[name] for name in sorted(results)], sources),
+    }
+    table = aggregate.table(summary)
+    write_summary(out, summary, table)
+    return table
+
+
+def score_pair(pair: Pair, backend: str, metrics: Sequence[str]) -> dict[str, Any]:
+    """The record of one track, see `score_waves`.
+
+    Raises:
+        JaxsepError: a file that cannot be read to its end.
+    """
+    with FileWaves(pair.references) as references, FileWaves(pair.estimates) as estimates:
+        return score_waves(pair.name, pair.sources, references, estimates, references.rate, backend, metrics)
+
+
+def _choose(metrics: Sequence[str], backend: str) -> tuple[tuple[str, ...], str]:
+    """The metrics in order, and the least backend that has them.
+
+    Raises:
+        JaxsepError: an unknown name, or metrics that the backend does not have, or museval cannot be used.
+    """
+    if unknown := [name for name in metrics if name not in METRICS]:
+        raise JaxsepError(f"metrics={','.join(unknown)}: unknown, expected some of {', '.join(METRICS)}")
+    if backend not in BACKENDS:
+        raise JaxsepError(f"backend={backend!r} is unknown, expected one of {', '.join(BACKENDS)}")
+    if backend == "sdr" and (lacking := set(metrics) & set(FILTERED)):
+        raise JaxsepError(f"metrics={','.join(sorted(lacking))}: not in the backend sdr; leave out --backend")
+    chosen = {"sdr", *(metrics or METRICS)} - (set(FILTERED) if backend == "sdr" else set())
+    if not chosen & set(FILTERED):
+        backend = "sdr"
+    if backend == "museval" and (why := museval.unavailable()):
+        raise JaxsepError(f"museval cannot be used: {why}; leave out --backend")
+    return tuple(name for name in METRICS if name in chosen), backend
+
+
+def _check_out(out: Path) -> None:
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise JaxsepError(f"{there}: a file, expected a folder; name another --out")
+
+
+def _work(pair: Pair, backend: str, metrics: Sequence[str]) -> Work:
+    """What scores a pair; the fingerprint of its files is their sizes and times of change."""
+    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in pair.files]
+    roles = [[(path.name, sign) for path, sign in source] for source in (*pair.references, *pair.estimates)]
+    versions = [__version__, museval.version() if backend == "museval" else ""]
+    text = json.dumps([facts, roles, pair.sources, backend, versions, metrics])
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Work(pair.name, score_pair, (pair, backend, metrics), {"fingerprint": fingerprint}, time.monotonic())
+
+
+def _list(problems: Mapping[str, Sequence[str]], notify: Callable[[str], None]) -> None:
+    for name in sorted(problems):
+        for problem in problems[name]:
+            notify(f"track {name!r}: {problem}")
