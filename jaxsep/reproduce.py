@@ -153,7 +153,7 @@ def _run_folder(
     entry = chosen.entry or (catalogue.find(DEFAULT[chosen.system]) if chosen.system in DEFAULT else None)
     needed = ", ".join(file.name for file in entry.files) if entry else ""
     if files:
-        _refuse_missing(files, needed)
+        _refuse_others(files, chosen.entry, needed)
         if (folder / "run.json").exists():
             _check_same(folder, importing.file_sums(files))
             say(f"weights: imported before, {folder}")
@@ -177,10 +177,16 @@ def _run_folder(
     return folder
 
 
-def _refuse_missing(files: Sequence[Path], needed: str) -> None:
+def _refuse_others(files: Sequence[Path], entry: catalogue.Published | None, needed: str) -> None:
+    """Files that are not there, and those that are not the published ones where their sums are known."""
     for file in files:
         if not importing.file_sums([file]):
             raise JaxsepError(f"{file}: no such file" + (f"; `jaxsep weights list` names {needed}" if needed else ""))
+        digests = [digest for _, digest in importing.file_sums([file])]
+        if entry and any(known.sha256 for known in entry.files) and catalogue.recognise(digests) != entry:
+            raise JaxsepError(
+                f"{file}: by its SHA-256 not a file of {entry.name}, which are {needed}; download it again"
+            )
 
 
 def _check_same(folder: Path, sums: Sequence[tuple[str, str]]) -> None:

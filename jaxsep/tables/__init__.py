@@ -81,9 +81,9 @@ PROTOCOLS = {
     "hq-usdr": Protocol(
         "SDR of the whole song, mean over the 50 test songs of MUSDB18-HQ (uSDR)", "MUSDB18-HQ", "sdr_whole_track", None
     ),
-    "mdx21": Protocol("SDR of the whole song, mean over the hidden songs of MDX 2021", "MDXDB21"),
-    "sdx23": Protocol("SDR of the whole song, mean over the hidden songs of SDX 2023", "MDXDB21"),
-    "speech": Protocol("speech enhancement", "speech"),
+    "mdx21": Protocol("SDR of the whole song, mean over the hidden songs of MDX 2021", "MDXDB21", together=None),
+    "sdx23": Protocol("SDR of the whole song, mean over the hidden songs of SDX 2023", "MDXDB21", together=None),
+    "speech": Protocol("speech enhancement", "speech", together=None),
     "unclear": Protocol("not stated, or not in full", ""),
 }
 
