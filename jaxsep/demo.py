@@ -12,20 +12,19 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import jaxsep
 from jaxsep import audio
-from jaxsep.config import parse_sources, parse_stems, run_config
+from jaxsep.config import parse_sources, run_config
 from jaxsep.data import example
-from jaxsep.data.tracks import open_tracks, to_float
+from jaxsep.data.readers import to_float
 from jaxsep.errors import JaxsepError
+from jaxsep.report.listening import references, separated_songs
 from jaxsep.report.page import write_page
-from jaxsep.report.panels import Song
+from jaxsep.report.runs import read_runs, system_name
+from jaxsep.report.song import Song
 
 ROOT = Path(__file__).resolve().parent.parent
 CLI = "import sys; from jaxsep.cli import main; sys.exit(main())"  # `jaxsep`, wherever it is installed
@@ -79,30 +78,19 @@ def _stage(title: str, command: Sequence[str], quiet: bool = False) -> None:
 
 def _report(workdir: Path, excerpt: Path | None, notes: Sequence[str], commands: Sequence[str]) -> Path:
     config = run_config(workdir)
-    songs = [_recording(workdir, config, excerpt)] if excerpt else []
-    songs.append(_held_out(workdir, config))
+    held_out, reasons = separated_songs(read_runs([workdir], "test"), "test", 1, SECONDS)
+    notes = [*notes, *reasons]
     if config.variant == "demo":
-        notes = [*notes, "The demo is made to train in minutes: its network is smaller than the paper's."]
+        notes.append("The demo is made to train in minutes: its network is smaller than the paper's.")
     return write_page(
-        workdir,
-        songs=songs,
+        [workdir],
+        workdir / "report",
+        songs=[*([_recording(workdir, config, excerpt)] if excerpt else []), *held_out],
         title=f"jaxsep: {config.name} trained, scored and heard",
         facts={"Machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"},
         notes=notes,
         commands=commands,
     )
-
-
-def _held_out(workdir: Path, config: Any) -> Song:
-    """The middle of the first test song, which was separated as a whole."""
-    track = open_tracks(config.data, "test", workdir)[0]
-    stems = dict(zip(names := parse_stems(config.data.stems), track.audio(names), strict=True))
-    mixture = np.sum(list(stems.values()), axis=0)
-    estimates = jaxsep.load(workdir).separate(mixture, track.rate)
-    start = max(0, track.length - SECONDS * track.rate) // 2
-    note = "A part of a test song: the model was not trained on it. The mixture is the sum of the stems."
-    part = slice(start, start + SECONDS * track.rate)
-    return _song(f"{track.name} (held out)", track.rate, config, {"mixture": mixture, **stems}, estimates, note, part)
 
 
 def _recording(workdir: Path, config: Any, path: Path) -> Song:
@@ -116,18 +104,9 @@ def _recording(workdir: Path, config: Any, path: Path) -> Song:
     )
     if config.data.source == "builtin":
         note += " The model has heard built-in songs only, never a recording."
-    return _song(example.NAME, rate, config, {key: to_float(wave) for key, wave in stems.items()}, estimates, note)
-
-
-def _song(
-    name: str, rate: int, config: Any, stems: Mapping[str, np.ndarray], estimates: Mapping[str, np.ndarray],
-    note: str, part: slice = slice(None),
-) -> Song:  # fmt: skip
-    """A part of a song as the report takes it; sources of stems that it does not have go without a reference."""
-    known = {source: names for source, names in parse_sources(config.sources).items() if set(names) <= set(stems)}
-    references = {source: np.sum([stems[stem] for stem in names], axis=0)[part] for source, names in known.items()}
-    cut = {source: wave[part] for source, wave in estimates.items()}
-    return Song(name, rate, stems["mixture"][part], cut, references or None, note)
+    waves = {key: to_float(wave) for key, wave in stems.items()}
+    truth = references(waves, parse_sources(config.sources))
+    return Song(example.NAME, rate, waves["mixture"], {system_name(config): estimates}, truth or None, note)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,12 +13,16 @@ import pytest
 import soundfile
 from matplotlib.image import imread
 
+import jaxsep
 from jaxsep.config import load_config, to_json
 from jaxsep.errors import JaxsepError
+from jaxsep.log import read_metrics
 from jaxsep.metrics.aggregate import PROTOCOLS, table
+from jaxsep.report.clips import encode
 from jaxsep.report.curves import draw_curves
 from jaxsep.report.page import write_page
-from jaxsep.report.panels import Song, draw_panel, spectrogram
+from jaxsep.report.panels import draw_panel, spectrogram
+from jaxsep.report.song import Song
 
 RATE = 22050
 SOURCES = ("vocals", "drums", "bass", "other")
@@ -49,15 +53,24 @@ SUMMARY = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def run(tmp_path):
-    """A run folder as training and scoring leave it."""
-    folder = tmp_path / "run é $x"
-    (folder / "scores" / "test").mkdir(parents=True)
-    config = load_config("configs/spleeter.py:demo")
+def score_file(first: float) -> dict:
+    """Three seconds of scores with the median `first` + 1 in every source, the baselines' one dB below."""
+    frames = [{"metrics": {"SDR": value}} for value in (first, first + 5, first + 1)]
+    baselines = {name: {source: [first] for source in SOURCES} for name in SUMMARY["baselines"]}
+    return {"targets": [{"name": s, "frames": frames} for s in SOURCES], "jaxsep": {"baselines": baselines}}
+
+
+def make_run(folder, spec="configs/spleeter.py:demo", first=2.0, **changes):
+    """A run folder as training and scoring leave it; `changes` are of the summary."""
+    scores = folder / "scores" / "test"
+    scores.mkdir(parents=True)
+    config = load_config(spec)
     config.steps = 600
     (folder / "config.json").write_text(to_json(config))
-    (folder / "scores" / "test" / "summary.json").write_text(json.dumps(SUMMARY))
+    summary = SUMMARY | changes
+    (scores / "summary.json").write_text(json.dumps(summary))
+    for number, track in enumerate(summary["tracks"]):
+        (scores / f"{track}.json").write_text(json.dumps(score_file(first + number)))
     (folder / "run.json").write_text(
         json.dumps({"command": "python train.py --x='<y>'", "versions": {"jax": "0.10.2"}})
     )
@@ -71,12 +84,34 @@ def run(tmp_path):
     return folder
 
 
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "run é $x")
+
+
 def make_song(channels: int = 2, seconds: float = 1.5, **fields) -> Song:
     """Two tones of 500 and 4,000 Hz that are not separated well."""
     time = np.arange(int(RATE * seconds))[:, None] / RATE
     low, high = (np.repeat(0.4 * np.sin(2 * np.pi * hertz * time), channels, axis=1) for hertz in (500, 4000))
     fields = {"references": {"low": low, "high": high}, "name": "Tones"} | fields
-    return Song(rate=RATE, mixture=low + high, estimates={"low": low + 0.02 * high, "high": 0.5 * high}, **fields)
+    estimates = {"a net": {"low": low + 0.02 * high, "high": 0.5 * high}}
+    return Song(rate=RATE, mixture=low + high, estimates=estimates, **fields)
+
+
+def write(run, songs=(), title="t", **options):
+    return write_page([run], run / "report", songs=list(songs), title=title, **options)
+
+
+def decoded(url: str) -> tuple[np.ndarray, int]:
+    kind, data = url.split(";base64,")
+    assert kind.startswith("data:audio/")
+    return soundfile.read(BytesIO(b64decode(data)), always_2d=True)
+
+
+def clips_of(page) -> dict[tuple[str, str], np.ndarray]:
+    """The clips of a page with one song."""
+    clips = [values for tag, values in page.attributes if tag == "audio"]
+    return {(clip["data-deck"], clip["data-source"]): decoded(clip["src"])[0] for clip in clips}
 
 
 class Page(HTMLParser):
@@ -123,9 +158,18 @@ def pictures(path) -> list[np.ndarray]:
     return images
 
 
+def rows_of(source: str) -> list[dict[str, list[str]]]:
+    """The tables of a page: row -> cells."""
+    return [
+        {name: re.findall(r"<td>(.*?)</td>", cells) for name, cells in rows}
+        for rows in (re.findall(r'<tr[^>]*><th scope="row">(.*?)</th>(.*?)</tr>', table)
+                     for table in re.findall(r"<tbody>(.*?)</tbody>", source, re.DOTALL))
+    ]  # fmt: skip
+
+
 def test_page_stands_alone_and_tells_the_scores(run):
-    page_path = write_page(
-        run, songs=[make_song(name="Låt 1 <b>"), make_song(1, name="two", references=None)], title=TITLE,
+    page_path = write(
+        run, [make_song(name="Låt 1 <b>"), make_song(1, name="two", references=None)], TITLE,
         notes=["narrow & quick"], commands=["make demo && echo '<done>'"],
     )  # fmt: skip
     page = Page(page_path)
@@ -133,18 +177,19 @@ def test_page_stands_alone_and_tells_the_scores(run):
     assert page_path == run / "report" / "index.html"
     assert not page.open and len(page.ids) == len(set(page.ids))
     present = {path.relative_to(run / "report").as_posix() for path in (run / "report").rglob("*") if path.is_file()}
-    assert {unquote(link) for link in page.links} | {"index.html"} == present
+    files = {unquote(link) for link in page.links if not link.startswith("data:audio/")}
+    assert files | {"index.html"} == present
     source = page_path.read_text(encoding="utf-8")
     assert not re.search(r"(src|href|url\(|@import|fetch\()\W*(https?:)?//", source)
 
     assert "| vocals " in table(SUMMARY)  # the summary is one that eval.py's own table takes
     assert page.shown.startswith(TITLE) and "Låt 1 <b>" in page.shown
     assert "narrow & quick" in page.shown and "make demo && echo '<done>'" in page.shown
-    rows = re.findall(r'<tr[^>]*><th scope="row">(.*?)</th>(.*?)</tr>', source)
-    values = {name: re.findall(r"<td>(.*?)</td>", cells) for name, cells in rows}
-    assert values["spleeter:demo, step 600"] == ["6.21", "6.22", "6.23", "6.24", "6.25"]
-    assert values["scaled mixture"][0] == "1.31" and values["IRM1 (oracle)"][-1] == "8.81"
-    assert values[PROTOCOLS["si_sdr"][0]] == ["4.43", "4.44", "n/a", "4.46", "4.47"]
+    (first, second), captions = rows_of(source), re.findall(r'<p class="caption">(.*?)</p>', source)
+    assert captions[0].startswith("SDR (median), in dB") and captions[1] == f"{PROTOCOLS['si_sdr'][0]}, in dB."
+    assert first["spleeter:demo, step 600"] == ["6.21", "6.22", "6.23", "6.24", "6.25"]
+    assert first["scaled mixture"][0] == "1.31" and first["IRM1 (oracle)"][-1] == "8.81"
+    assert second == {"spleeter:demo, step 600": ["4.43", "4.44", "n/a", "4.46", "4.47"]}
     for words in (PROTOCOLS["sdr_median_of_medians"][1], "ffmpeg < 0", "song <7>", "2 of the 6 test songs", "0:06:00",
                   "silent throughout in two",
                   "made by a generator", "600 of 600"):  # fmt: skip
@@ -153,48 +198,72 @@ def test_page_stands_alone_and_tells_the_scores(run):
 
 def test_every_clip_is_playable_and_named(run):
     song = make_song()
-    write_page(run, songs=[song, make_song(1, references=None)], title="t")
-    page, folder = Page(run / "report" / "index.html"), run / "report"
+    write(run, [song, make_song(1, references=None)])
+    page = Page(run / "report" / "index.html")
     clips = [values for tag, values in page.attributes if tag == "audio"]
 
-    assert [(clip["data-role"], clip["data-source"]) for clip in clips] == [
-        ("mixture", ""), ("estimate", "low"), ("reference", "low"), ("estimate", "high"), ("reference", "high"),
-        ("mixture", ""), ("estimate", "low"), ("estimate", "high"),
+    assert [(clip["data-deck"], clip["data-source"]) for clip in clips] == [
+        ("mixture", ""), ("run-1", "low"), ("reference", "low"), ("run-1", "high"), ("reference", "high"),
+        ("mixture", ""), ("run-1", "low"), ("run-1", "high"),
     ]  # fmt: skip
     assert all("controls" in clip and clip["aria-label"] for clip in clips)  # usable without the script
     assert all(values["alt"] for tag, values in page.attributes if tag == "img")
     radios = [values["value"] for tag, values in page.attributes if tag == "input" and values["type"] == "radio"]
-    assert radios == ["mixture", "estimate", "reference", "mixture", "estimate"]
+    assert radios == ["mixture", "run-1", "reference", "mixture", "run-1"]
     for clip, wave in zip(clips, song.waves().values(), strict=False):
-        heard, rate = soundfile.read(folder / unquote(clip["src"]), always_2d=True)
+        heard, rate = decoded(clip["src"])
         assert rate == RATE
         np.testing.assert_allclose(heard, wave, atol=2 / 32768)
     assert "SDR of this clip" in page.shown
-    assert re.search(r"high 6\.0 dB", page.shown) and re.search(r"low 34\.0 dB", page.shown)  # 20 log10 of 2 and of 50
+    assert re.search(r"high .*?6\.0 dB", page.shown) and re.search(r"low .*?34\.0 dB", page.shown)  # 20 log10 of 2, 50
 
 
 def test_loud_songs_are_turned_down_together(run):
     song = make_song()
-    loud = Song("loud", RATE, 4 * song.mixture, {"low": 8 * song.estimates["low"]})
-    write_page(run, songs=[loud], title="t")
-    waves = [soundfile.read(path)[0] for path in sorted((run / "report" / "song-1").glob("*.flac"))]
-    estimate, mixture = waves
-    peak = np.abs(loud.estimates["low"]).max()
-    np.testing.assert_allclose(estimate, loud.estimates["low"] / peak, atol=2 / 32768)
-    np.testing.assert_allclose(mixture, loud.mixture / peak, atol=2 / 32768)
-    assert f"turned down by {20 * np.log10(peak):.1f} dB" in Page(run / "report" / "index.html").shown
+    estimate = 8 * song.estimates["a net"]["low"]
+    loud = Song("loud", RATE, 4 * song.mixture, {"a net": {"low": estimate}})
+    clips = clips_of(page := Page(write(run, [loud])))
+    peak = np.abs(estimate).max()
+    np.testing.assert_allclose(clips["run-1", "low"], estimate / peak, atol=2 / 32768)
+    np.testing.assert_allclose(clips["mixture", ""], loud.mixture / peak, atol=2 / 32768)
+    assert f"turned down by {20 * np.log10(peak):.1f} dB" in page.shown
+
+
+@pytest.mark.parametrize(("format", "size"), [("flac", 1.0), ("mp3", 0.6), ("opus", 0.6)])
+def test_clips_hold_the_wave_in_its_place(format, size):
+    """The first channel of a decoded clip lies where it lay: lossy formats are trimmed of their delay."""
+    noise = np.random.default_rng(0).normal(size=(2 * RATE, 2)) * np.hanning(2 * RATE)[:, None]
+    wave = 0.2 * np.apply_along_axis(np.convolve, 0, noise, np.ones(20) / 4, mode="same")
+    clip = encode(wave, RATE, format)
+    assert clip.rate == (48000 if format == "opus" else RATE)
+    assert clip.bytes < size * wave.size * 2
+    heard, rate = decoded(clip.url)
+    assert rate == clip.rate and heard.shape[1] == 2
+    back = jaxsep.audio.resample(heard.astype(np.float32), rate, RATE)[: len(wave), 0]
+    shift = np.argmax(np.correlate(back, wave[2000:-2000, 0], mode="valid")) - 2000
+    assert shift == 0 and abs(len(heard) / rate - 2) < 0.06
+
+
+def test_clips_of_other_formats_are_refused(run):
+    with pytest.raises(JaxsepError, match="clips='wav': expected flac, mp3, opus"):
+        write(run, [make_song()], clips="wav")
+    with pytest.raises(JaxsepError, match="mp3 cannot hold 96000 Hz"):
+        encode(np.zeros((96, 1)), 96000, "mp3")
 
 
 @pytest.mark.parametrize("name", ["声 & <b>", "a/../b", "_low", "$x^2$ %s"])
 def test_names_of_any_kind(run, name):
     song = make_song(1)
-    odd = Song(name, RATE, song.mixture, {name: song.estimates["low"]}, {name: song.references["low"]}, note=name)
-    page = Page(write_page(run, songs=[odd], title=name))
-    assert page.shown.count(name) >= 4
-    assert {(run / "report" / unquote(link)).resolve().parent for link in page.links} == {
+    estimates, references = {name: {name: song.estimates["a net"]["low"]}}, {name: song.references["low"]}
+    page = Page(write(run, [Song(name, RATE, song.mixture, estimates, references, note=name)], name))
+    assert page.shown.count(name) >= 5
+    links = [run / "report" / unquote(link) for link in page.links if not link.startswith("data:audio/")]
+    assert {link.resolve().parent for link in links} == {
         (run / "report").resolve(), (run / "report" / "song-1").resolve()
     }  # fmt: skip
-    assert all((run / "report" / unquote(link)).is_file() for link in page.links)
+    assert all(link.is_file() for link in links)
+    (stem,) = (values for tag, values in page.attributes if values.get("class") == "stem")
+    assert stem["data-source"] == name and list(json.loads(stem["data-sdr"])) == ["run-1"]
     svg = next((run / "report" / "song-1").glob("*.svg"))
     assert f"estimate: {name}" in "".join(ElementTree.parse(svg).getroot().itertext())
 
@@ -202,29 +271,29 @@ def test_names_of_any_kind(run, name):
 def test_a_run_without_scores_or_metrics_says_so(run):
     (run / "scores" / "test" / "summary.json").unlink()
     (run / "metrics.jsonl").unlink()
-    shown = Page(write_page(run, songs=[], title="t")).shown
+    shown = Page(write(run)).shown
     assert "No scores of test songs yet" in shown and "Nothing is measured yet" in shown
     assert "python train.py --x='<y>'" in shown  # the command of run.json
 
 
 def test_a_failing_page_leaves_the_old_one(run):
-    old = write_page(run, songs=[make_song()], title="old").read_bytes()
+    old = write(run, [make_song()], "old").read_bytes()
     song = make_song()
-    short = Song("short", RATE, song.mixture, {"low": song.estimates["low"][:-1]})
-    broken = Song("nan", RATE, song.mixture, {"low": song.mixture * np.nan})
-    for bad, words in ((short, "short: estimate low is"), (broken, "nan: estimate low has NaN")):
+    short = Song("short", RATE, song.mixture, {"a net": {"low": song.mixture[:-1]}})
+    broken = Song("nan", RATE, song.mixture, {"a net": {"low": song.mixture * np.nan}})
+    for bad, words in ((short, "short: a net low is"), (broken, "nan: a net low has NaN")):
         with pytest.raises(JaxsepError, match=words):
-            write_page(run, songs=[make_song(), bad], title="new")
+            write(run, [make_song(), bad], "new")
     (run / "scores" / "test" / "summary.json").write_text("{")
     with pytest.raises(JaxsepError, match=r"summary\.json: damaged"):
-        write_page(run, songs=[], title="new")
+        write(run, title="new")
     assert (run / "report" / "index.html").read_bytes() == old
     assert {path.name for path in run.iterdir()} == {"config.json", "run.json", "metrics.jsonl", "scores", "report"}
 
 
 def test_the_same_page_twice_is_the_same_bytes(run):
     def contents():
-        write_page(run, songs=[make_song()], title="t")
+        write(run, [make_song()])
         return {path.name: path.read_bytes() for path in (run / "report").rglob("*") if path.is_file()}
 
     assert contents() == contents()
@@ -232,16 +301,17 @@ def test_the_same_page_twice_is_the_same_bytes(run):
 
 def test_panels_show_what_differs(tmp_path):
     song = make_song()
-    mixture, estimate, reference = pictures(draw_panel(song, "high", tmp_path / "high.svg"))
-    assert mixture.shape == estimate.shape == reference.shape
-    rows = {name: image.mean(axis=(1, 2)) for name, image in (("mix", mixture), ("est", estimate), ("ref", reference))}
+    images = pictures(draw_panel(song, "high", tmp_path / "high.svg"))
+    assert len({image.shape for image in images}) == 1
+    rows = dict(zip(("mix", "ref", "est", "error"), (image.mean(axis=(1, 2)) for image in images), strict=True))
     # Rows go from high to low on a logarithmic axis from 40 Hz to 11,025 Hz.
-    place = {hertz: int(len(mixture) * np.log2(RATE / 2 / hertz) / np.log2(RATE / 2 / 40)) for hertz in (500, 4000)}
+    place = {hertz: int(len(images[0]) * np.log2(RATE / 2 / hertz) / np.log2(RATE / 2 / 40)) for hertz in (500, 4000)}
     assert abs(int(rows["ref"].argmax()) - place[4000]) <= 2
     bright = {name: [row[place[hertz] - 2 : place[hertz] + 3].max() for hertz in place] for name, row in rows.items()}
     assert bright["mix"][0] > bright["ref"][0] + 0.2  # the low tone is in the mixture alone
     assert bright["mix"][1] == pytest.approx(bright["ref"][1], abs=0.02)  # one scale: the same tone, the same colour
     assert bright["est"][1] < bright["ref"][1] - 0.02  # 6 dB less is darker
+    assert bright["error"] == pytest.approx(bright["est"], abs=0.01)  # half is missing, as much as is there
     with pytest.raises(JaxsepError, match="no estimate of 'drums'; there are low, high"):
         draw_panel(song, "drums", tmp_path / "drums.svg")
 
@@ -260,9 +330,9 @@ def test_spectrogram_levels_and_extent():
 
 def test_silence_is_drawn(tmp_path):
     silent = np.zeros((RATE, 1))
-    song = Song("silent", RATE, silent, {"low": silent}, {"low": silent})
+    song = Song("silent", RATE, silent, {"a net": {"low": silent}}, {"low": silent})
     images = pictures(draw_panel(song, "low", tmp_path / "p.svg"))
-    assert len(images) == 3 and all(np.ptp(image) < 0.02 for image in images)
+    assert len(images) == 4 and all(np.ptp(image) < 0.02 for image in images)
 
 
 def curve_points(path) -> tuple[list[list[tuple[float, float]]], dict[float, float]]:
@@ -277,7 +347,7 @@ def curve_points(path) -> tuple[list[list[tuple[float, float]]], dict[float, flo
 
 
 def test_curves_use_the_steps(run, tmp_path):
-    path = draw_curves(run / "metrics.jsonl", tmp_path / "sdr.svg", ("sdr",))
+    path = draw_curves({"a net": read_metrics(run / "metrics.jsonl")}, tmp_path / "sdr.svg", ("sdr",))
     lines, ticks = curve_points(path)
     (low, at_low), *_, (high, at_high) = sorted(ticks.items())
 
@@ -295,6 +365,6 @@ def test_curves_use_the_steps(run, tmp_path):
 
 def test_curves_without_values(run, tmp_path):
     with pytest.raises(JaxsepError, match="no line has 'si_sdr' yet"):
-        draw_curves(run / "metrics.jsonl", tmp_path / "x.svg", ("si_sdr",))
-    both = draw_curves(run / "metrics.jsonl", tmp_path / "both.svg")
+        draw_curves({"a net": read_metrics(run / "metrics.jsonl")}, tmp_path / "x.svg", ("si_sdr",))
+    both = draw_curves({"a net": read_metrics(run / "metrics.jsonl")}, tmp_path / "both.svg")
     assert "training" in both.read_text()

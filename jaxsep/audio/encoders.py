@@ -93,7 +93,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 class SndEncoder:
-    """FLAC, MP3 and Ogg Vorbis by libsndfile.
+    """FLAC, MP3, Ogg Vorbis and Opus by libsndfile.
 
     LAME's delay and padding are written to the MP3's header, so gapless decoders return as many samples as
     went in, in their places.
@@ -104,12 +104,13 @@ class SndEncoder:
     ) -> None:
         self._sink: Any = _Sink(file)
         self._bits = int(bits) if format == "flac" else None
-        options: dict[str, Any] = {"subtype": {"flac": f"PCM_{bits}", "ogg": "VORBIS"}.get(format)}
+        options: dict[str, Any] = {"subtype": {"flac": f"PCM_{bits}", "ogg": "VORBIS", "opus": "OPUS"}.get(format)}
         if format == "mp3":
             bottom, *_, top = _mpeg(rate)
             level = (top - (bitrate or top)) / (top - bottom)  # libsndfile's, 0 the best
             options = {"subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": level}
-        self._out = soundfile.SoundFile(self._sink, "w", rate, channels, format=format.upper(), **options)
+        container = "OGG" if format == "opus" else format.upper()
+        self._out = soundfile.SoundFile(self._sink, "w", rate, channels, format=container, **options)
         self._sink.check()
 
     def write(self, block: Wave) -> None:

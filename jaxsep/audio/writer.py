@@ -29,12 +29,14 @@ class Format:
 
 
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 FORMATS = {
     "wav": Format(("16", "24", "32f"), 255, range(1, 1_000_001), "1 to 1,000,000"),
     "flac": Format(("16", "24"), 8, range(1, 655_351), "1 to 655,350"),
     "mp3": Format((), 2, MP3_RATES, ", ".join(map(str, MP3_RATES))),
     # libvorbis ends the process beyond 200 kHz.
     "ogg": Format((), 255, range(1, 192_001), "1 to 192,000"),
+    "opus": Format((), 255, OPUS_RATES, ", ".join(map(str, OPUS_RATES))),
 }
 
 
@@ -42,8 +44,8 @@ def check_writer(format: str, bits: int | str | None, rate: int, channels: int, 
     """Encodes a few samples to memory, so that a bad choice shows before the work.
 
     Args:
-        format: "wav", "flac", "mp3" or "ogg" (Vorbis).
-        bits: 16, 24 or "32f" (WAV only); None for MP3 and Ogg, and 16 where it is None.
+        format: "wav", "flac", "mp3", "ogg" (Vorbis) or "opus" (in Ogg).
+        bits: 16, 24 or "32f" (WAV only); None for MP3, Ogg and Opus, and 16 where it is None.
         rate: in Hz.
         channels: number of channels.
         bitrate: of an MP3, in kbit/s; by default the highest, 320 at 32 kHz and above.

@@ -1,5 +1,6 @@
-"""Loss and SDR over the steps of a run, drawn from its `metrics.jsonl`."""
+"""Loss and SDR over the steps of one run or of several, drawn from their `metrics.jsonl`."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ import matplotlib
 from matplotlib.axes import Axes
 
 from jaxsep.errors import JaxsepError
-from jaxsep.log import read_metrics
 from jaxsep.report.svg import COLOURS, INK, STYLE, new_figure, save
 
 UNITS = {"loss": "loss", "sdr": "SDR (dB)"}
@@ -16,7 +16,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "train": {"linewidth": 1.0, "alpha": 0.65, "linestyle": "-"},
     "valid": {"linewidth": 2.0, "marker": "o", "markersize": 4},
 }
-LEGEND: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3, "fontsize": "small"}
+LEGEND: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2, "fontsize": "small"}
 
 
 def series(records: Sequence[Mapping[str, Any]], kind: str, key: str) -> tuple[list[int], list[float]]:
@@ -25,26 +25,34 @@ def series(records: Sequence[Mapping[str, Any]], kind: str, key: str) -> tuple[l
     return [step for step, _ in points], [value for _, value in points]
 
 
-def draw_curves(metrics_path: str | Path, dest: str | Path, quantities: Sequence[str] = ("loss", "sdr")) -> Path:
+def draw_curves(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], dest: str | Path, quantities: Sequence[str] = ("loss", "sdr")
+) -> Path:
     """Draws training and validation values over steps as SVG, one panel under the other per quantity.
 
-    The quantity itself is drawn in the text's colour, training thin and validation thick; its sources are coloured.
+    Training is thin and validation thick. One run is drawn in the text's colour with its sources coloured; of several
+    runs each has its colour, and the sources are left out.
 
     Args:
-        metrics_path: the run's `metrics.jsonl`.
+        runs: name -> the lines of its `metrics.jsonl`.
         dest: the `.svg` file to write.
         quantities: `loss`, `sdr` or any other key of the lines; `<quantity>/<source>` are its sources.
 
     Raises:
-        JaxsepError: the file cannot be read, or has no value of a quantity.
+        JaxsepError: no run has a value of a quantity.
     """
-    records = read_metrics(metrics_path)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(5.0, 2.9 * len(quantities))
         axes = figure.subplots(len(quantities), 1, sharex=True, squeeze=False)[:, 0]
         for axis, quantity in zip(axes, quantities, strict=True):
-            if not _draw(axis, records, quantity):
-                raise JaxsepError(f"{metrics_path}: no line has {quantity!r} yet; train for longer")
+            axis.grid(True)
+            for colour, (name, records) in zip(itertools.cycle(COLOURS), runs.items()):
+                _draw_total(axis, records, quantity, *((INK, "") if len(runs) == 1 else (colour, name)))
+            if len(runs) == 1:
+                _draw_sources(axis, next(iter(runs.values())), quantity)
+            if not axis.lines:
+                raise JaxsepError(f"{', '.join(runs)}: no line has {quantity!r} yet; train for longer")
+            axis.legend(axis.lines, [str(line.get_label()) for line in axis.lines], **LEGEND)
             axis.set_ylabel(UNITS.get(quantity, quantity))
         axes[-1].set_xlabel("step")
         axes[-1].xaxis.get_major_locator().set_params(integer=True)
@@ -52,13 +60,15 @@ def draw_curves(metrics_path: str | Path, dest: str | Path, quantities: Sequence
     return Path(dest)
 
 
-def _draw(axis: Axes, records: Sequence[Mapping[str, Any]], quantity: str) -> bool:
-    """One panel; False when there is nothing to draw."""
-    axis.grid(True)
+def _draw_total(axis: Axes, records: Sequence[Mapping[str, Any]], quantity: str, colour: str, name: str) -> None:
     for kind, style in KINDS.items():
         steps, values = series(records, kind, quantity)
         if steps:
-            axis.plot(steps, values, color=INK, label={"train": "training", "valid": "validation"}[kind], **style)
+            word = {"train": "training", "valid": "validation"}[kind]
+            axis.plot(steps, values, color=colour, label=f"{name}, {word}" if name else word, **style)
+
+
+def _draw_sources(axis: Axes, records: Sequence[Mapping[str, Any]], quantity: str) -> None:
     names = dict.fromkeys(key for record in records for key in record if key.startswith(f"{quantity}/"))
     for number, key in enumerate(names):
         # Training values jump from batch to batch: the source's validation curve says more where there is one.
@@ -66,6 +76,3 @@ def _draw(axis: Axes, records: Sequence[Mapping[str, Any]], quantity: str) -> bo
         steps, values = series(records, kind, key)
         style = KINDS[kind] | {"linewidth": 1.2, "markersize": 3}
         axis.plot(steps, values, color=COLOURS[number % len(COLOURS)], label=key.removeprefix(f"{quantity}/"), **style)
-    if axis.lines:
-        axis.legend(axis.lines, [str(line.get_label()) for line in axis.lines], **LEGEND)
-    return bool(axis.lines)

@@ -1,7 +1,5 @@
-"""Spectrogram panels: mixture, estimate and reference of one source under each other, on one dB scale."""
+"""Spectrogram panels of one source under each other, on one dB scale: mixture, reference, estimates, their errors."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -9,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxsep.errors import JaxsepError
+from jaxsep.report.song import MIXTURE, REFERENCE, Song
 from jaxsep.report.svg import INK, STYLE, new_figure, save
 
 RANGE = 80.0  # dB below the loudest cell of the mixture
@@ -16,36 +15,6 @@ LOWEST = 40.0  # Hz
 ROWS = 192
 COLUMNS = 480
 FRAME = 4096  # samples at 44.1 kHz; other rates keep the duration
-
-
-@dataclass(frozen=True)
-class Song:
-    """A song, or a part of one, to look at and listen to.
-
-    Attributes:
-        name: as it is to be shown; any text.
-        rate: samples per second.
-        mixture: [t c].
-        estimates: source -> wave [t c].
-        references: source -> wave [t c], or None where nobody knows them.
-        note: what a reader has to know about it, one or two sentences.
-    """
-
-    name: str
-    rate: int
-    mixture: Float[np.ndarray, "t c"]
-    estimates: Mapping[str, np.ndarray]
-    references: Mapping[str, np.ndarray] | None = None
-    note: str = ""
-
-    def waves(self) -> dict[tuple[str, str], np.ndarray]:
-        """All waves [t c] by (role, source): the mixture (source ""), then each estimate and its reference."""
-        waves = {("mixture", ""): self.mixture}
-        for source, estimate in self.estimates.items():
-            waves["estimate", source] = estimate
-            if self.references is not None and source in self.references:
-                waves["reference", source] = self.references[source]
-        return waves
 
 
 def spectrogram(wave: Float[np.ndarray, "t c"], rate: int) -> Float[np.ndarray, "f n"]:
@@ -69,31 +38,47 @@ def spectrogram(wave: Float[np.ndarray, "t c"], rate: int) -> Float[np.ndarray, 
     return (np.diff(at_edges) / np.diff(edges)).T
 
 
-def draw_panel(song: Song, source: str, dest: str | Path) -> Path:
-    """Draws mixture, estimate and (where known) reference of one source as SVG.
+def panel_waves(song: Song, source: str) -> dict[str, np.ndarray]:
+    """Title -> wave of the pictures of a source: the mixture, the reference, and each run's estimate and error.
 
-    All pictures share the axes and the scale: dB relative to the loudest cell of the mixture's spectrogram.
+    The error is the estimate minus the reference.
+    """
+    waves = {MIXTURE: song.mixture}
+    if source in song.truth:
+        waves[f"{REFERENCE}: {source}"] = song.truth[source]
+    alone = len(song.estimates) == 1
+    for run, stems in song.estimates.items():
+        if source in stems:
+            waves[f"estimate: {source}" if alone else f"{run}: {source}"] = stems[source]
+            if source in song.truth:
+                waves["error" if alone else f"error of {run}"] = stems[source] - song.truth[source]
+    return waves
+
+
+def draw_panel(song: Song, source: str, dest: str | Path) -> Path:
+    """Draws the pictures of one source as SVG.
+
+    All share the axes and the scale: dB relative to the loudest cell of the mixture's spectrogram.
 
     Raises:
         JaxsepError: the song has no estimate of `source`.
     """
-    if source not in song.estimates:
-        raise JaxsepError(f"{song.name}: no estimate of {source!r}; there are {', '.join(song.estimates)}")
-    waves = {role: wave for (role, name), wave in song.waves().items() if name in ("", source)}
-    powers = {role: spectrogram(wave, song.rate) for role, wave in waves.items()}
-    loudest = powers["mixture"].max() or 1.0
-    extent = (0.0, len(song.mixture) / song.rate, np.log2(LOWEST), np.log2(song.rate / 2))
+    if source not in song.sources:
+        raise JaxsepError(f"{song.name}: no estimate of {source!r}; there are {', '.join(song.sources)}")
+    powers = {title: spectrogram(wave, song.rate) for title, wave in panel_waves(song, source).items()}
+    loudest = powers[MIXTURE].max() or 1.0
+    extent = (song.start, song.start + song.seconds, np.log2(LOWEST), np.log2(song.rate / 2))
     ticks = [hertz for hertz in (50, 200, 1000, 5000, 20000) if hertz < song.rate / 2]
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(5.0, 0.5 + 1.5 * len(powers))
+        figure = new_figure(5.0, 0.5 + 1.35 * len(powers))
         axes = figure.subplots(len(powers), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-        for axis, (role, power) in zip(axes, powers.items(), strict=True):
+        for axis, (title, power) in zip(axes, powers.items(), strict=True):
             decibels = 10 * np.log10(np.maximum(power / loudest, 1e-30))
             image = axis.imshow(
                 decibels, aspect="auto", origin="lower", extent=extent, vmin=-RANGE, vmax=0, cmap="magma",
                 interpolation="none",
             )  # fmt: skip
-            axis.set_title(role if role == "mixture" else f"{role}: {source}")
+            axis.set_title(title)
             axis.set_yticks(np.log2(ticks), [f"{hertz / 1000:g}k" if hertz >= 1000 else str(hertz) for hertz in ticks])
             axis.set_ylabel("Hz")
         axes[-1].set_xlabel("seconds")

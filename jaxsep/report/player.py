@@ -1,72 +1,79 @@
-"""One song of the page: clips that play in step, with solo and mute per stem, and a spectrogram panel per stem."""
+"""One song of the page: clips that play in step, with a lane per stem to mix and to look at, and its spectrograms."""
 
+import json
 import re
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-import soundfile
+from jaxtyping import Float
 
-from jaxsep.errors import JaxsepError
 from jaxsep.metrics.sdr import is_silent, whole_track_sdr
-from jaxsep.report.panels import Song, draw_panel
+from jaxsep.report import timeline
+from jaxsep.report.clips import encode
+from jaxsep.report.panels import draw_panel, panel_waves
+from jaxsep.report.song import MIXTURE, REFERENCE, Song
+
+Scores = Mapping[str, Float[np.ndarray, " n"]]  # deck -> SDR of each second
 
 
-def song_block(song: Song, number: int, folder: Path) -> str:
-    """The HTML of a song; its clips (16-bit FLAC) and pictures go to `<folder>/song-<number>/`.
+def song_block(song: Song, number: int, folder: Path, format: str) -> str:
+    """The HTML of a song with its clips inside; its pictures go to `<folder>/song-<number>/`.
 
     Raises:
-        JaxsepError: waves of different shapes, or with samples that are not finite.
+        JaxsepError: waves of different shapes, with samples that are not finite, or that the format cannot hold.
     """
-    _check(song)
+    song.check()
     home = folder / f"song-{number}"
     home.mkdir()
     peak = max(float(np.abs(wave).max(initial=0)) for wave in song.waves().values())
     gain = min(1.0, 1 / peak) if peak else 1.0
-    seconds = len(song.mixture) / song.rate
 
-    tracks = [_track("mixture", [_clip(song.mixture * gain, song.rate, "mixture", "", home / "mixture.flac")])]
-    figures = []
-    for index, (source, estimate) in enumerate(song.estimates.items(), 1):
-        stem = f"{index}-{_slug(source)}"
-        clips = [_clip(estimate * gain, song.rate, "estimate", source, home / f"{stem}.flac")]
-        score = ""
-        if song.references is not None and source in song.references:
-            reference = song.references[source]
-            clips.append(_clip(reference * gain, song.rate, "reference", source, home / f"{stem}-reference.flac"))
-            score = _score(reference, estimate)
-        tracks.append(_track(source, clips, score, switches=True))
-        picture = draw_panel(song, source, home / f"{stem}.svg")
-        figures.append(figure(_href(picture), f"Spectrograms of {', '.join(_roles(song, source))}: {source}"))
+    clips = {key: encode(wave * gain, song.rate, format) for key, wave in song.waves().items()}
+    players = {key: _clip(song, *key, clip.url) for key, clip in clips.items()}
+    scores = song.sdr()
+    limits = timeline.bounds(list(scores.values()))
+    lanes = [_mixture_lane(song, players.pop((MIXTURE, "")))]
+    pictures = []
+    for index, source in enumerate(song.sources, 1):
+        of_source = {deck: row for (deck, name), row in scores.items() if name == source}
+        mine = [html for (_, name), html in players.items() if name == source]
+        lanes.append(_lane(song, source, "".join(mine), of_source, limits))
+        picture = draw_panel(song, source, home / f"{index}-{_slug(source)}.svg")
+        seen = ", ".join(panel_waves(song, source))
+        pictures.append(figure(quote(f"{home.name}/{picture.name}"), f"Spectrograms of {seen}: {source}"))
 
-    notes = [song.note] if song.note else []
-    if song.references is not None:
-        notes.append("The dB beside a stem are the SDR of this clip as a whole, not a score of the table.")
-    if gain < 1:
-        notes.append(f"All clips are turned down by {-20 * np.log10(gain):.1f} dB, so that none of them clips.")
+    rate, size = clips[MIXTURE, ""].rate, sum(clip.bytes for clip in clips.values())
     return f"""<article aria-labelledby="song-{number}">
 <h3 id="song-{number}">{escape(song.name)}</h3>
-{f'<p class="note">{escape(" ".join(notes))}</p>' if notes else ""}
-<div class="player" role="group" aria-labelledby="song-{number}">
-{_deck(song, number, seconds)}
-<ul class="tracks">
-{chr(10).join(tracks)}
+{_notes(song, gain, f"{len(clips)} clips in {format.upper()}, {size / 1e6:.1f} MB.", bool(scores))}
+<div class="player" role="group" aria-labelledby="song-{number}" data-seconds="{song.seconds:.6f}" data-rate="{rate}" \
+data-start="{song.start:g}" data-suffix="{format}">
+{_deck(song, number)}
+<ul class="lanes">
+{chr(10).join(lanes)}
 </ul>
+<p class="status" role="status"></p>
 </div>
+<details class="panels"><summary>Spectrograms of {escape(song.name)}</summary>
 <div class="pictures">
-{chr(10).join(figures)}
-</div>
+{chr(10).join(pictures)}
+</div></details>
 </article>"""
 
 
-def _check(song: Song) -> None:
-    for (role, source), wave in song.waves().items():
-        name = f"{song.name}: {role} {source}".rstrip()
-        if wave.ndim != 2 or wave.shape != song.mixture.shape:
-            raise JaxsepError(f"{name} is {list(wave.shape)}, the mixture {list(song.mixture.shape)}: give equal [t c]")
-        if not np.isfinite(wave).all():
-            raise JaxsepError(f"{name} has NaN or infinite samples; separate the song again")
+def _notes(song: Song, gain: float, size: str, scored: bool) -> str:
+    notes = [song.note] if song.note else []
+    if scored:
+        notes.append(
+            "The dB beside a stem are the SDR of this clip as a whole, the lines its SDR second by second "
+            f"(those below {timeline.LOWEST:g} dB at the bottom); they are not the scores of the table."
+        )
+    if gain < 1:
+        notes.append(f"All clips are turned down by {-20 * np.log10(gain):.1f} dB, so that none of them clips.")
+    return f'<p class="note">{escape(" ".join([*notes, size]))}</p>'
 
 
 def _slug(name: str) -> str:
@@ -74,60 +81,91 @@ def _slug(name: str) -> str:
     return re.sub(r"\W+", "-", name).strip("-")[:40]
 
 
-def _roles(song: Song, source: str) -> list[str]:
-    return [role for role, name in song.waves() if name in ("", source)]
-
-
-def _href(path: Path) -> str:
-    """The address of a song's file relative to the page."""
-    return quote(f"{path.parent.name}/{path.name}")
-
-
-def _score(reference: np.ndarray, estimate: np.ndarray) -> str:
-    if is_silent(reference):
-        return "reference silent"
-    return f"{whole_track_sdr(reference[None], estimate[None])[0]:.1f} dB"
-
-
-def _clip(wave: np.ndarray, rate: int, role: str, source: str, path: Path) -> tuple[str, str]:
-    """Writes a clip; its audio element and its link."""
-    soundfile.write(path, wave, rate, format="FLAC", subtype="PCM_16")
-    label = escape(f"{source}, {role}" if source else role)
-    audio = (
-        f'<audio controls preload="auto" src="{_href(path)}" aria-label="{label}" '
-        f'data-role="{role}" data-source="{escape(source)}"></audio>'
-    )
-    return audio, f'<a href="{_href(path)}" aria-label="{label}, file">{role}</a>'
-
-
-def _track(name: str, clips: list[tuple[str, str]], score: str = "", switches: bool = False) -> str:
-    buttons = "".join(
-        f'<button type="button" class="{kind}" aria-pressed="false" data-source="{escape(name)}" '
-        f'aria-label="{kind.title()} {escape(name)}">{kind.title()}</button>'
-        for kind in ("solo", "mute")
-    )
+def _clip(song: Song, deck: str, source: str, url: str) -> str:
+    """The audio element that holds a clip's bytes, and plays them where there is no script."""
+    title = song.decks[deck]
+    label = escape(f"{source}, {title}" if source else title)
+    extra = " data-part" if deck == REFERENCE and source in song.parts else ""
     return (
-        f'<li><span class="name">{escape(name)}{f" <small>{score}</small>" if score else ""}</span>'
-        + "".join(audio for audio, _ in clips)
-        + f'<span class="files">{" ".join(link for _, link in clips)}</span>'
-        + (f'<span class="switches" hidden>{buttons}</span>' if switches else "")
-        + "</li>"
+        f'<span class="clip"><span>{escape(title)}</span><audio controls preload="none" aria-label="{label}" '
+        f'data-deck="{deck}" data-source="{escape(source)}"{extra} src="{url}"></audio></span>'
     )
 
 
-def _deck(song: Song, number: int, seconds: float) -> str:
-    """Play button, position and the choice of what is heard; the script unhides it."""
-    roles = ("mixture", "estimate", "reference") if song.references else ("mixture", "estimate")
-    names = {"mixture": "mixture", "estimate": "estimates", "reference": "references"}
+def _mixture_lane(song: Song, clip: str) -> str:
+    scale = float(np.abs(song.mixture.mean(axis=1)).max(initial=0))
+    return (
+        f'<li class="whole"><span class="name">mixture</span>{clip}'
+        f'<div class="lane" title="click: go there; drag: loop">{timeline.waveform(song.mixture, scale)}</div></li>'
+    )
+
+
+def _lane(song: Song, source: str, clips: str, scores: Scores, limits: tuple[float, float]) -> str:
+    """A stem: its name with the SDR of each run, its switches, and its waveform with SDR by second over it."""
+    name = escape(source)
+    waves = [song.truth, *song.estimates.values()]
+    wave = next(stems[source] for stems in waves if source in stems)
+    scale = float(np.abs(song.mixture.mean(axis=1)).max(initial=0))
+    lines = timeline.steps(scores, limits, song.seconds) if scores else ""
+    seconds = {deck: [round(v, 2) if np.isfinite(v) else None for v in row.tolist()] for deck, row in scores.items()}
+    axis = f'<span class="top">{limits[1]:g} dB</span><span class="bottom">{limits[0]:g}</span>' if scores else ""
+    return f"""<li class="stem" data-source="{name}" data-sdr="{escape(json.dumps(seconds))}">
+<span class="name">{name}</span>
+{clips}
+<span class="switches" hidden>{_switch("solo", name)}{_switch("mute", name)}\
+<input type="range" class="volume" min="0" max="1" step="0.05" value="1" aria-label="Volume of {name}">\
+<button type="button" class="save" aria-label="Save {name} as it is heard">Save</button></span>
+<div class="lane" title="click: go there; drag: loop">{timeline.waveform(wave, scale, lines)}{axis}</div>
+<span class="scores">{"".join(_score(song, deck, source, scores.get(deck)) for deck in song.decks)}</span>
+</li>"""
+
+
+def _switch(kind: str, name: str) -> str:
+    word = kind.title()
+    return f'<button type="button" class="{kind}" aria-pressed="false" aria-label="{word} {name}">{word}</button>'
+
+
+def _score(song: Song, deck: str, source: str, seconds: Float[np.ndarray, " n"] | None) -> str:
+    """A run's SDR of the clip as a whole, room for that of the second that is heard, and a way to the worst second."""
+    if seconds is None:
+        return ""
+    run, reference = song.decks[deck], song.truth[source]
+    if is_silent(reference):
+        value = "reference silent"
+    else:
+        value = f"{whole_track_sdr(reference[None], song.estimates[run][source][None])[0]:.1f} dB"
+    name = f"{escape(run)} " if len(song.estimates) > 1 else ""
+    now = f'<span class="now" data-deck="{deck}" aria-hidden="true"></span>'
+    worst = ""
+    if np.isfinite(seconds).any():
+        second = int(np.nanargmin(seconds))
+        words = f"lowest {seconds[second]:.1f} at {clock(song.start + second)}"
+        worst = (
+            f'<button type="button" class="worst" data-deck="{deck}" data-at="{second}" hidden '
+            f'aria-label="{escape(f"Hear {run}, {source}, {words}")}">{words}</button>'
+        )
+    return f'<span class="{deck}">{name}<b>{value}</b> {now}{worst}</span>'
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, as in 3:07."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _deck(song: Song, number: int) -> str:
+    """Play button, position, loop, and the choice of what is heard; the script unhides it."""
     choices = "".join(
-        f'<label><input type="radio" name="hear-{number}" value="{role}"{" checked" if role == "mixture" else ""}> '
-        f"{names[role]}</label>"
-        for role in roles
+        f'<label class="{deck}"><input type="radio" name="hear-{number}" value="{deck}"'
+        f'{" checked" if deck == MIXTURE else ""}> {escape(name)} <kbd aria-hidden="true">{key}</kbd></label>'
+        for key, (deck, name) in enumerate(song.decks.items(), 1)
     )
     return f"""<div class="deck" hidden>
 <button type="button" class="play">Play</button>
-<input type="range" class="seek" min="0" max="{seconds:.2f}" step="0.01" value="0" aria-label="Position">
-<output aria-live="off">0:00</output>
+<span class="time">{clock(song.start)} / {clock(song.start + song.seconds)}</span>
+<input type="range" class="seek" min="0" max="{song.seconds:.2f}" step="0.01" value="0" aria-label="Position">
+<span class="looping"><button type="button" class="loop" aria-pressed="false">Loop</button>\
+<button type="button" class="from" aria-label="Loop from here">from</button>\
+<button type="button" class="to" aria-label="Loop to here">to</button><span class="region"></span></span>
 <fieldset><legend>Hear</legend>{choices}</fieldset>
 </div>"""
 
@@ -135,4 +173,4 @@ def _deck(song: Song, number: int, seconds: float) -> str:
 def figure(src: str, alt: str, caption: str = "") -> str:
     """A picture with its description for those who do not see it, and a caption for all."""
     shown = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img src="{src}" alt="{escape(alt)}">{shown}</figure>'
+    return f'<figure><img src="{src}" alt="{escape(alt)}" loading="lazy">{shown}</figure>'

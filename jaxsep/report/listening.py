@@ -1,0 +1,159 @@
+"""Songs to listen to: parts of a split's songs, as each run separates them, with the truth beside them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import jaxsep
+from jaxsep import config as configs
+from jaxsep import scoring
+from jaxsep.data.tracks import MIXTURE, Track, open_tracks
+from jaxsep.errors import JaxsepError
+from jaxsep.report.runs import Run
+from jaxsep.report.song import Song
+
+
+def separated_songs(
+    runs: Sequence[Run],
+    split: str,
+    count: int,
+    seconds: int,
+    data_root: str | None = None,
+    notify: Callable[[str], None] = lambda line: None,
+) -> tuple[list[Song], list[str]]:
+    """The middle of the first songs of a split, cut from what each run's own model makes of the whole song.
+
+    Runs of the same data share their songs; runs of other data have songs of their own.
+
+    Args:
+        runs: with the data of their configs.
+        split: of the data.
+        count: songs of each data set.
+        seconds: of each song; it begins on a whole second, as the frames of the scores do.
+        data_root: another data set, for all runs.
+        notify: takes a line before each separation.
+
+    Returns:
+        The songs, and for each run that cannot be heard the reason.
+
+    Raises:
+        JaxsepError: runs that mean other stems by the same source.
+    """
+    songs: list[Song] = []
+    reasons: list[str] = []
+    for group in _of_the_same_data(runs, data_root):
+        members = _members(group)
+        tracks, mixture = _open(group, split, count, data_root, reasons)
+        waves = [_read(track, mixture, group[0], seconds) for track in tracks]
+        estimates: list[dict[str, dict[str, np.ndarray]]] = [{} for _ in tracks]
+        for run in group if tracks else ():
+            try:
+                model = jaxsep.load(run.folder)
+                for track, (stems, part), found in zip(tracks, waves, estimates, strict=True):
+                    notify(f"{run.name}: separating {track.name}")
+                    whole = model.separate(stems[MIXTURE], track.rate)
+                    found[run.name] = {source: wave[part].copy() for source, wave in whole.items()}
+            except JaxsepError as error:
+                reasons.append(f"{run.name} cannot be heard: {error}")
+                for found in estimates:
+                    found.pop(run.name, None)
+        for track, (stems, part), found in zip(tracks, waves, estimates, strict=True):
+            if found:
+                songs.append(_song(track, stems, part, found, members, mixture))
+    return songs, reasons
+
+
+def _of_the_same_data(runs: Sequence[Run], data_root: str | None) -> list[list[Run]]:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        data = scoring.data_at(run.config.data, data_root)
+        made = (data.songs.to_dict(),) if data.source == "builtin" and not data.root else ()
+        stems = sorted(configs.parse_stems(data.stems))
+        groups.setdefault(repr((data.source, data.root, stems, _mixture(run), made)), []).append(run)
+    return list(groups.values())
+
+
+def _mixture(run: Run) -> str:
+    """What is separated: what was scored, and before that what was trained on."""
+    return run.summary.get("mixture", run.config.data.mixture)
+
+
+def _open(
+    group: Sequence[Run], split: str, count: int, data_root: str | None, reasons: list[str]
+) -> tuple[list[Track], str]:
+    """The first songs, those with scores before others; of the first run whose data is there."""
+    for run in group:
+        try:
+            tracks = open_tracks(scoring.data_at(run.config.data, data_root), split, run.folder)
+        except JaxsepError as error:
+            reasons.append(f"{run.name}: its songs cannot be read: {error}")
+            continue
+        scored = [track for track in tracks if track.name in run.summary.get("tracks", ())]
+        return (scored or tracks)[:count], _mixture(run)
+    return [], ""
+
+
+def _members(group: Sequence[Run]) -> dict[str, tuple[str, ...]]:
+    """Source -> stems, over all runs."""
+    members: dict[str, tuple[str, ...]] = {}
+    for run in group:
+        for source, stems in run.sources.items():
+            if set(members.setdefault(source, stems)) != set(stems):
+                raise JaxsepError(
+                    f"{run.name}: its {source!r} is {'+'.join(stems)}, that of another run "
+                    f"{'+'.join(members[source])}; report them apart"
+                )
+    return members
+
+
+def _read(track: Track, mixture: str, run: Run, seconds: int) -> tuple[dict[str, np.ndarray], slice]:
+    """A whole song's stems and mixture, and the part of it that is shown."""
+    names = configs.parse_stems(run.config.data.stems)
+    stems = dict(zip(names, track.audio(names), strict=True))
+    stems[MIXTURE] = track.audio([MIXTURE])[0] if mixture == "original" else np.sum(list(stems.values()), axis=0)
+    first = max(0, track.length // track.rate - seconds) // 2
+    return stems, slice(first * track.rate, (first + seconds) * track.rate)
+
+
+def _song(
+    track: Track,
+    stems: Mapping[str, np.ndarray],
+    part: slice,
+    estimates: Mapping[str, Mapping[str, np.ndarray]],
+    members: Mapping[str, tuple[str, ...]],
+    mixture: str,
+) -> Song:
+    heard = "not trained on it" if track.split == "test" else "not trained on it, but chosen by it"
+    of = f"of the {track.split} songs" + ("" if track.split == "train" else f": the models were {heard}")
+    first = part.start / track.rate
+    return Song(
+        name=f"{track.name} ({'trained on' if track.split == 'train' else 'held out'})",
+        rate=track.rate,
+        mixture=stems[MIXTURE][part],
+        estimates=estimates,
+        references=references(stems, members, part) or None,
+        note=f"A part {of}, from {first:g} s on; separated as a whole. "
+        f"The mixture is {'the released one' if mixture == 'original' else 'the sum of the stems'}.",
+        start=first,
+        parts=_parts(estimates, members),
+    )
+
+
+def references(
+    stems: Mapping[str, Any], members: Mapping[str, tuple[str, ...]], part: slice = slice(None)
+) -> dict[str, np.ndarray]:
+    """Sources as sums of stems, as far as the stems are known."""
+    known = {source: names for source, names in members.items() if set(names) <= set(stems)}
+    return {source: np.sum([stems[name][part] for name in names], axis=0) for source, names in known.items()}
+
+
+def _parts(estimates: Mapping[str, Mapping[str, Any]], members: Mapping[str, tuple[str, ...]]) -> set[str]:
+    """Sources that would repeat what sources before them hold."""
+    covered: set[str] = set()
+    parts = set()
+    for source in dict.fromkeys(source for stems in estimates.values() for source in stems):
+        if covered & set(members[source]):
+            parts.add(source)
+        covered |= set(members[source])
+    return parts
