@@ -242,6 +242,12 @@ def _add_reproduce(commands: Any) -> None:
     either.add_argument("--weights", nargs="+", default=[], metavar="FILE", type=Path, help="default: download them")
     either.add_argument("--run", metavar="RUN", type=Path, help="a run folder instead of weights")
     add("-o", "--out", metavar="DIR", type=Path, help="of run, scores and comparison; default: runs/reproduce/SYSTEM")
+    add(
+        "--backend",
+        choices=("bsseval", "museval", "sdr"),
+        default="bsseval",
+        help="sdr: faster, without the ISR, SIR and SAR that no table compares",
+    )
     add("--jobs", type=_jobs, default=1, metavar="N", help="processes that score; default: 1")
     add("--partial", action="store_true", help="leave out songs that fail; what is left compares with nothing")
 
@@ -421,6 +427,7 @@ def _reproduce(args: argparse.Namespace) -> int:
         out,
         files=args.weights,
         run=args.run,
+        backend=args.backend,
         jobs=args.jobs,
         partial=args.partial,
         argv=command,
@@ -456,9 +463,9 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from jaxsep.report import compare
+    from jaxsep.report import command
 
-    page = compare.report(
+    page = command.report(
         args.runs,
         args.out,
         split=args.split,

@@ -6,6 +6,7 @@ Everything is kept in one folder: `run/` (the imported weights), `scores/` (a fi
 
 import dataclasses
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +78,7 @@ def reproduce(
     *,
     files: Sequence[Path] = (),
     run: Path | None = None,
+    backend: str = "bsseval",
     jobs: int = 1,
     partial: bool = False,
     argv: Sequence[str] = (),
@@ -90,6 +92,7 @@ def reproduce(
         out: gets the run folder, the scores and the comparison.
         files: the published weights; without them, and without a run, they are downloaded.
         run: a run folder instead.
+        backend: of the scores: "bsseval", "museval", or "sdr", which is all that is compared.
         jobs: processes that score.
         partial: go on after a song that fails; such a comparison is none, and says so.
         argv: the command, for the record.
@@ -100,7 +103,13 @@ def reproduce(
     """
     chosen = subject(name)
     data = _data(root)
-    tracks = open_tracks(data, "test")
+    refused: list[scorefiles.Result] = []
+
+    def leave_out(name: str, error: JaxsepError) -> None:
+        refused.append(scorefiles.Result(name, error=str(error)))
+        say(f"left out: {name}: {error}")
+
+    tracks = open_tracks(data, "test", refused=leave_out if partial else None)
     seconds = sum(track.length / track.rate for track in tracks)
     say(f"data: {len(tracks)} test songs in {root}, {_duration(seconds)}; MUSDB18 has {len(tables.songs())}")
     folder = _run_folder(chosen, out, files, run, argv, say)
@@ -110,20 +119,25 @@ def reproduce(
     config: Any = configs.run_config(folder)
     if config.name != chosen.system:
         raise JaxsepError(f"{folder}: is a run of {config.name}, not of {chosen.system}")
-    task = _task(config, tracks)
+    task = _task(config, tracks, backend)
     variables, checkpoint = load_variables(folder, "best")
     model = Model.from_parts(separator.build(config), variables, config)
     separate = _separate(model, task)
     scores = out / "scores"
     _say_how_long(task, separate, tracks, model, scores, say)
     provenance = scoring.provenance(config, checkpoint, data, "test")
-    results = []
+    results: list[scorefiles.Result] = []
     for result in scoring.score_tracks(tracks, separate, task, scores, provenance, jobs=jobs, partial=partial):
         results.append(result)
         say(f"[{len(results)}/{len(tracks)}] {result}")
-    results.sort(key=lambda result: result.name)
+    results = sorted([*results, *refused], key=lambda result: result.name)
     summary = scoring.summarise(results, task, provenance)
-    summary |= {"command": " ".join(argv), "tracks_in_split": len(tracks), "missing": {}, "channels": config.channels}
+    summary |= {
+        "command": shlex.join(argv),
+        "tracks_in_split": len(results),
+        "missing": {},
+        "channels": config.channels,
+    }
     scorefiles.write_summary(scores, summary, aggregate.table(summary))
     text = comparison.differences(summary, chosen.rows()) or f"No scores of {chosen.system} are published."
     workdirs.write_text(out / "reproduction.md", text + "\n")
@@ -203,7 +217,7 @@ def _recognised(chosen: Subject, folder: Path) -> Subject:
     return dataclasses.replace(chosen, entry=next(entries, chosen.entry))
 
 
-def _task(config: Any, tracks: Sequence[Track]) -> Task:
+def _task(config: Any, tracks: Sequence[Track], backend: str) -> Task:
     """What is scored: as the papers do, the released mixture's stems, and with four of them accompaniment as well.
 
     So vocals get both of their scores, beside the accompaniment as in SiSEC and among all stems.
@@ -216,7 +230,7 @@ def _task(config: Any, tracks: Sequence[Track]) -> Task:
     if sources == {stem: (stem,) for stem in sources} and set(sources) == set(STEMS):
         sources = {**sources, "accompaniment": tuple(stem for stem in sources if stem != "vocals")}
     mixture = "original" if all(track.mixture for track in tracks) else "sum"
-    return Task(sources, STEMS, config.channels, mixture, rate=config.sample_rate)
+    return Task(sources, STEMS, config.channels, mixture, backend, rate=config.sample_rate)
 
 
 def _separate(model: Model, task: Task) -> Callable[[Song], Mapping[str, np.ndarray]]:
@@ -240,8 +254,12 @@ def _say_how_long(
         return
     track = left[0]
     count = min(track.length, round(SAMPLE * (model.recipe.segment or 6.0) * track.rate))
-    song = task.read(dataclasses.replace(track, length=count))
-    estimates, _ = _timed(lambda: task.gather(song, separate(song)))
+    try:
+        song = task.read(dataclasses.replace(track, length=count))
+        estimates, _ = _timed(lambda: task.gather(song, separate(song)))
+    except JaxsepError as error:
+        say(f"{len(left)} of {len(tracks)} songs to do; how long cannot be said, {track.name!r} fails: {error}")
+        return
     _, separating = _timed(lambda: separate(song))
     score_song(task, song, estimates)
     record, scoring_it = _timed(lambda: score_song(task, song, estimates))
