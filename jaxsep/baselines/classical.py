@@ -70,9 +70,15 @@ def nmf(mixture: Float[np.ndarray, "t c"], stems: Float[np.ndarray, "s t c"]) ->
     spectrum = _stft(librosa, mixture)
     if not spectrum.any():
         return np.zeros(stems.shape)
-    settings = {"init": "nndsvda", "solver": "mu", "beta_loss": "kullback-leibler", "random_state": 0}
     bases, gains = librosa.decompose.decompose(
-        np.abs(spectrum).mean(axis=0), n_components=COMPONENTS, max_iter=ITERATIONS, tol=0, **settings
+        np.abs(spectrum).mean(axis=0),
+        n_components=min(COMPONENTS, spectrum.shape[-1]),
+        init="nndsvda",
+        solver="mu",
+        beta_loss="kullback-leibler",
+        max_iter=ITERATIONS,
+        tol=0,
+        random_state=0,
     )
     products = []
     for stem in stems:
