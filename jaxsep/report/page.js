@@ -16,6 +16,7 @@ class Player {
     this.root = root;
     this.length = Number(root.dataset.seconds);
     this.first = Number(root.dataset.start);
+    this.rate = Number(root.dataset.rate);
     this.clips = [...root.querySelectorAll("audio")].map((audio) => ({ audio, ...audio.dataset }));
     this.stems = [...root.querySelectorAll(".stem")];
     this.decks = [...root.querySelectorAll(".deck [type=radio]")];
@@ -138,7 +139,7 @@ class Player {
   }
 
   async load() {
-    this.context ??= new AudioContext({ sampleRate: Number(this.root.dataset.rate) });
+    this.context ??= new AudioContext({ sampleRate: this.rate });
     await this.context.resume();
     await Promise.all(
       this.clips.map(async (clip) => {
@@ -151,11 +152,15 @@ class Player {
     this.loop.to = Math.min(this.loop.to, this.length);
   }
 
+  whole(seconds) {
+    return Math.round(seconds * this.rate) / this.rate; // between samples a browser draws lines, which take treble away
+  }
+
   start(at) {
     this.stop();
     const { on, from, to } = this.loop;
-    this.at = on && (at < from || at >= to) ? from : at;
-    this.started = this.context.currentTime + AHEAD;
+    this.at = this.whole(on && (at < from || at >= to) ? from : at);
+    this.started = this.whole(this.context.currentTime + AHEAD);
     for (const clip of this.clips) {
       clip.node = new AudioBufferSourceNode(this.context, { buffer: clip.buffer, loop: on, loopStart: from, loopEnd: to });
       clip.node.connect(clip.gain);
@@ -199,7 +204,8 @@ class Player {
     if ("to" in changes && !("from" in changes) && to - from < SHORTEST) return this.region({ ...changes, from: 0 });
     const start = Math.min(Math.max(0, from), this.length - SHORTEST);
     const here = this.position; // before the loop changes, which it depends on
-    this.loop = { on, from: start, to: Math.min(Math.max(to, start + SHORTEST), this.length) };
+    const end = Math.min(Math.max(to, start + SHORTEST), this.length);
+    this.loop = { on, from: this.whole(start), to: this.whole(end) };
     this.say(on ? `Loop ${this.words()}` : "Loop off");
     this.seek(here);
   }
