@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from jaxsep import scoring
+from jaxsep import scorefiles, scoring
 from jaxsep.errors import JaxsepError
 from jaxsep.metrics import museval
 from jaxsep.metrics.song import Task, score_song
@@ -99,6 +99,20 @@ def test_scores_are_of_the_right_song_and_stem(tmp_path):
 def test_processes_score_as_one_process_does(tmp_path):
     alone, together = run(tmp_path / "1"), run(tmp_path / "2", jobs=2)
     assert {r.name: r.record for r in alone} == {r.name: r.record for r in together}
+
+
+def platform():
+    import jax
+
+    return {"jaxsep": {"platform": jax.default_backend()}}
+
+
+def test_processes_leave_the_accelerator_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")  # there is none: whoever starts jax with this fails
+    work = [scorefiles.Work(name, platform, (), {}, 0.0) for name in "ab"]
+    results = list(scorefiles.score_all(work, tmp_path, jobs=2))
+    assert sorted(result.name for result in results) == ["a", "b"]
+    assert all(result.record["jaxsep"]["platform"] == "cpu" for result in results)
 
 
 def test_goes_on_where_it_stopped(tmp_path):
@@ -285,19 +299,19 @@ def test_eval(script, workdir, capsys, monkeypatch):
     assert baselines["untouched mixture"] < baselines["scaled mixture"] < baselines["IRM1 (oracle)"]
     record = json.loads((scores / "one.json").read_text())
     metrics = record["targets"][0]["frames"][0]["metrics"]
-    if museval.unavailable() is None:
-        assert set(metrics) == set(museval.METRICS) and summary["missing"] == {}
-        assert "| SIR (median) |" in out
-    else:
-        assert set(metrics) == {"SDR"} and "ISR, SIR, SAR" in summary["missing"]
+    assert set(metrics) == set(museval.METRICS) and summary["missing"] == {}
+    assert record["jaxsep"]["backend"] == summary["backend"] == "bsseval" and "museval_version" not in record
+    assert "| SIR (median) " in out
     assert "sdr_median_of_medians" in (workdir / "MODEL_CARD.md").read_text()
 
 
 def test_eval_without_ffmpeg(script, workdir, capsys, monkeypatch):
-    """museval cannot be imported then: SDR is there, the others are missing by name."""
+    """museval cannot be imported then, which only those who ask for it will notice: the rest is missing by name."""
     for name in ("museval", "musdb", "stempeg"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert script.main([f"--workdir={workdir}", "--jobs=1", "--limit=1", "--checkpoint=last"]) == 0
+    assert script.main([f"--workdir={workdir}", "--limit=1", "--checkpoint=last"]) == 0
+    assert "| SIR (median) " in capsys.readouterr().out
+    assert script.main([f"--workdir={workdir}", "--limit=1", "--checkpoint=last", "--backend=museval"]) == 0
     out, err = capsys.readouterr()
     assert "without ISR, SIR, SAR: museval cannot be used" in err
     summary = json.loads((workdir / "scores" / "test" / "summary.json").read_text())

@@ -220,6 +220,10 @@ def table(summary: Mapping[str, Any]) -> str:
 
 def _notes(summary: Mapping[str, Any]) -> list[str]:
     together = "; ".join(", ".join(names) for names in summary["scored_together"])
+    alike: dict[str, list[str]] = {}
+    for words in summary["protocols"].values():
+        title, definition = words.split(": ", 1)
+        alike.setdefault(definition, []).append(title)
     noise: dict[str, list[str]] = {}
     for track, sources in summary.get("ill_conditioned", {}).items():
         for names in sources:
@@ -227,7 +231,7 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
     return [
         f"{len(summary['tracks'])} of {summary['tracks_in_split']} tracks of {_songs(summary)}; scored together, in "
         f"seconds where none of them is silent: {together}",
-        *summary["protocols"].values(),
+        *(f"{', '.join(titles)}: {definition}" for definition, titles in alike.items()),
         *(["95 % interval: bootstrap over the tracks, percentiles"] if summary.get("intervals") else []),
         *(f"ISR, SIR, SAR of {names} are rounding noise in {', '.join(tracks)}" for names, tracks in noise.items()),
         *(f"not here: {what}: {why}" for what, why in summary["missing"].items()),

@@ -105,7 +105,10 @@ def silent_throughout(waves: Waves) -> list[bool]:
     return silent.tolist()
 
 
-def _blocks(references: Waves, estimates: Waves, size: int = BLOCK) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _blocks(
+    references: Waves, estimates: Waves, size: int | None = None
+) -> Iterator[tuple[Float[np.ndarray, "s t c"], Float[np.ndarray, "s t c"]]]:
+    size = size or BLOCK
     for start in range(0, references.shape[1], size):
         yield references[:, start : start + size], estimates[:, start : start + size]
 
