@@ -24,8 +24,7 @@ from jaxtyping import Array, Bool, Complex, Float
 from jaxsep.metrics.waves import Waves
 
 TAPS = 512  # L, of the distortion filters
-BLOCK = 16384  # samples per transform of the correlations
-AT_ONCE = 2**22  # samples of all signals that are transformed together
+BLOCK, BLOCKS = 8192, 8  # samples per transform of the correlations, and transforms at a time: as a cache holds them
 EMPTY = 1e-14  # energy of a channel's axis that is rounding, relative to the strongest one's
 LOADING = 1e-13  # of a matrix that is not positive definite in float64, relative to its diagonal
 DOUBTFUL = 1e13  # condition number from which rounding moves the ratios by some 1e-3 dB
@@ -122,25 +121,23 @@ def _correlate(pair: _Pair, start: int, stop: int) -> tuple[Float[Array, "r x l"
         sum_t r[t] x[t + lag] of every reference channel r with every channel x for the lags 0..L-1; flags, references
         first.
     """
-    sources, _, channels = pair.references.shape
     step = BLOCK - TAPS + 1
-    blocks = min(max(1, AT_ONCE // (2 * sources * channels * BLOCK)), -(-(stop - start) // step))
+    longest = BLOCKS * step + TAPS - 1
     total: Any = 0.0
-    audible = np.zeros(2 * sources, bool)
-    for first in range(start, stop, blocks * step):
-        longest = blocks * step + TAPS - 1
+    audible = np.zeros(2 * pair.references.shape[0], bool)
+    for first in range(start, stop, BLOCKS * step):
         waves = pair.read(first, min(longest, stop - first), longest)
         audible |= (waves.sum(axis=1) != 0).any(axis=1)
-        total = total + _cross_spectra(waves, blocks)
+        total = total + _cross_spectra(waves)
     return jnp.fft.irfft(total, BLOCK)[..., :TAPS], audible
 
 
-@partial(jax.jit, static_argnames="blocks")
-def _cross_spectra(waves: Float[Array, "w c t"], blocks: int) -> Complex[Array, "r x f"]:
+@jax.jit
+def _cross_spectra(waves: Float[Array, "w c t"]) -> Complex[Array, "r x f"]:
     """Reference channels, cut into blocks, against all channels in the same blocks and the L - 1 samples behind."""
     step = BLOCK - TAPS + 1
     rows = waves.astype(jnp.float64).reshape(-1, waves.shape[-1])
-    longer = jnp.stack([rows[:, i * step : i * step + BLOCK] for i in range(blocks)])
+    longer = jnp.stack([rows[:, i * step : i * step + BLOCK] for i in range(BLOCKS)])
     shorter = longer[:, : len(rows) // 2, :step]
     left, right = jnp.fft.rfft(shorter, BLOCK), jnp.fft.rfft(longer)
     return (left.conj()[:, :, None] * right[:, None]).sum(axis=0)
@@ -152,8 +149,8 @@ def _filters(
     """Least-squares filters onto each estimate, and whether they are mostly rounding noise.
 
     Returns:
-        ((from all reference channels r onto all estimate channels e, from the channels c of a source onto those, o, of its
-        own estimate), the flag).
+        ((from all reference channels r onto all estimate channels e, from the channels c of each source's reference
+        onto those of its estimate, o), the flag).
     """
     count = len(correlations)
     basis = _principal_axes(correlations[:, :count, 0], channels)
@@ -236,51 +233,37 @@ def _score(
     pair: _Pair, starts: Sequence[int], window: int, everything: Float[Array, "r e l"], own: Float[Array, "s c o l"]
 ) -> Float[np.ndarray, "4 s n"]:
     """SDR, ISR, SIR and SAR of the frames that begin at `starts`."""
-    sources, _, channels = pair.references.shape
     size = _fast_size(window + TAPS - 1)
     spectra = jnp.fft.rfft(everything, size), jnp.fft.rfft(own, size)
-    count = min(max(1, AT_ONCE // (2 * sources * channels * size)), len(starts))
-    scores = []
-    for first in range(0, len(starts), count):
-        frames = np.stack([pair.read(start, window, window) for start in starts[first : first + count]])
-        missing = count - len(frames)
-        frames = np.pad(frames, ((0, missing), (0, 0), (0, 0), (0, 0)))  # of one shape, so that one program does
-        scores.append(np.asarray(_metrics(frames, *spectra, size))[..., : count - missing])
-    return np.concatenate(scores, axis=-1)
+    return np.stack([_metrics(pair.read(start, window, window), *spectra, size) for start in starts], axis=-1)
 
 
 @partial(jax.jit, static_argnames="size")
 def _metrics(
-    frames: Float[Array, "n w c t"],
-    everything: Complex[Array, "r e f"],
-    own: Complex[Array, "s c o f"],
-    size: int,
-) -> Float[Array, "4 s n"]:
-    """The four ratios of each frame and source, NaN in frames that are silent somewhere."""
-    frames = frames.astype(jnp.float64)
-    silent = (frames.sum(axis=2) == 0).all(axis=-1).any(axis=-1)
-    references, estimates = jnp.split(frames, 2, axis=1)
-    energy = jnp.square(references).sum(axis=(2, 3))
-    error = jnp.square(references - estimates).sum(axis=(2, 3))
-
-    true, estimated = jnp.split(jnp.fft.rfft(frames, size), 2, axis=1)
-    image = (true[:, :, :, None] * own).sum(axis=2)  # P_j e_j, [n s o f]
-    channels = true.reshape(len(true), -1, 1, true.shape[-1])
-    projection = (channels * everything).sum(axis=1).reshape(true.shape)  # P e_j
+    frame: Float[Array, "w c t"], everything: Complex[Array, "r e f"], own: Complex[Array, "s c o f"], size: int
+) -> Float[Array, "4 s"]:
+    """The four ratios of each source in one frame, NaN where the frame is silent in any."""
+    frame = frame.astype(jnp.float64)
+    references, estimates = jnp.split(frame, 2)
+    true, estimated = jnp.split(jnp.fft.rfft(frame, size), 2)
+    image = (true[:, :, None] * own).sum(axis=1)  # P_j e_j, [s o f]
+    projection = (true.reshape(-1, 1, true.shape[-1]) * everything).sum(axis=0).reshape(true.shape)  # P e_j
 
     def power(spectrum: Array) -> Array:
         """Energy of the waves of half a spectrum of even length, by Parseval's theorem."""
         squares = (spectrum * spectrum.conj()).real
         return (2 * squares.sum(axis=-1) - squares[..., 0] - squares[..., -1]).sum(axis=-1) / size
 
+    energy = jnp.square(references).sum(axis=(1, 2))
     ratios = (
-        (energy, error),
+        (energy, jnp.square(references - estimates).sum(axis=(1, 2))),
         (energy, power(image - true)),
         (power(image), power(projection - image)),
         (power(projection), power(estimated - projection)),
     )
     decibels = jnp.stack([jnp.where(below == 0, jnp.inf, 10 * jnp.log10(above / below)) for above, below in ratios])
-    return jnp.where(silent[:, None], jnp.nan, decibels).swapaxes(1, 2)
+    silent = (frame.sum(axis=1) == 0).all(axis=-1).any()
+    return jnp.where(silent, jnp.nan, decibels)
 
 
 def _fast_size(length: int) -> int:
