@@ -14,14 +14,20 @@ import soundfile
 from matplotlib.image import imread
 
 import jaxsep
-from jaxsep.config import load_config, to_json
+from jaxsep import cli
+from jaxsep import tables as published
+from jaxsep.config import from_json, load_config, parse_sources, to_json
 from jaxsep.errors import JaxsepError
 from jaxsep.log import read_metrics
 from jaxsep.metrics.aggregate import PROTOCOLS, table
+from jaxsep.metrics.sdr import framewise_sdr
+from jaxsep.report import boxes, command, tables
 from jaxsep.report.clips import encode
 from jaxsep.report.curves import draw_curves
+from jaxsep.report.listening import separated_songs
 from jaxsep.report.page import write_page
 from jaxsep.report.panels import draw_panel, spectrogram
+from jaxsep.report.runs import read_runs
 from jaxsep.report.song import Song
 
 RATE = 22050
@@ -138,6 +144,10 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] not in ("script", "style"):
             self.text.append(data)
+
+    @property
+    def labels(self) -> str:
+        return " ".join(values.get("aria-label", "") for _, values in self.attributes)
 
     @property
     def shown(self) -> str:
@@ -368,3 +378,221 @@ def test_curves_without_values(run, tmp_path):
         draw_curves({"a net": read_metrics(run / "metrics.jsonl")}, tmp_path / "x.svg", ("si_sdr",))
     both = draw_curves({"a net": read_metrics(run / "metrics.jsonl")}, tmp_path / "both.svg")
     assert "training" in both.read_text()
+
+
+def test_curves_of_several_runs(run, tmp_path):
+    """Each run has its own line over its own steps; sources are left out."""
+    records = read_metrics(run / "metrics.jsonl")
+    longer = [record | {"step": 2 * record["step"]} for record in records]
+    path = draw_curves({"a": records, "b <2>": longer}, tmp_path / "sdr.svg", ("sdr",))
+    lines, ticks = curve_points(path)
+    (low, at_low), *_, (high, at_high) = sorted(ticks.items())
+    drawn = [[low + (x - at_low) / (at_high - at_low) * (high - low) for x, _ in points] for points in lines]
+    drawn = [steps for steps in drawn if len(steps) == 3]
+    assert drawn == [pytest.approx([200, 400, 600], abs=3), pytest.approx([400, 800, 1200], abs=3)]
+    texts = "".join(ElementTree.parse(path).getroot().itertext())
+    assert "a, validation" in texts and "b <2>, validation" in texts and "vocals" not in texts
+
+
+def test_runs_stand_in_one_table_where_they_were_scored_alike(tmp_path):
+    learned = {name: dict(row) for name, row in SUMMARY["baselines"].items()}
+    learned["fixed equaliser"] = {"sdr_median_of_medians": column(2.5)}
+    other = learned | {"fixed equaliser": {"sdr_median_of_medians": column(3.5)}}
+    runs = [
+        make_run(tmp_path / "x" / "net", baselines=learned),
+        make_run(tmp_path / "y" / "net", scores={"sdr_median_of_medians": column(7.0)}, baselines=other),
+        make_run(tmp_path / "z", "configs/open_unmix.py:demo", tracks=["one"], scores=SUMMARY["scores"]),
+    ]
+    source = write_page(runs, tmp_path / "out", songs=[], title="t").read_text(encoding="utf-8")
+    first, second, third, *_ = rows_of(source)
+    assert list(first) == [
+        "spleeter:demo (x/net), step 600", "spleeter:demo (y/net), step 600", "scaled mixture", "IRM1 (oracle)",
+        "fixed equaliser", "fixed equaliser (spleeter:demo (y/net))",
+    ]  # fmt: skip
+    assert [first[name][0] for name in first] == ["6.21", "7.00", "1.31", "8.77", "2.50", "3.50"]
+    assert list(second) == ["spleeter:demo (x/net), step 600"]  # the other has no SI-SDR
+    assert "open_unmix:demo, step 600" in third and not any("spleeter" in name for name in third)
+    shown = Page(tmp_path / "out" / "index.html").shown
+    assert "each part stands for itself" in shown and "1 of the 6 test songs" in shown
+    assert "spleeter:demo (y/net) 7.04 dB, spleeter:demo (x/net) 6.25 dB; open_unmix:demo 6.25 dB" in shown
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"data": SUMMARY["data"] | {"root": "MUSDB18"}}, {"data": SUMMARY["data"] | {"split": "valid"}},
+     {"mixture": "original"}, {"rate": 16000}, {"scored_together": [["vocals", "drums", "bass"], ["other"]]}],
+)  # fmt: skip
+def test_what_was_scored_otherwise_is_not_mixed_in(tmp_path, changes):
+    paths = [make_run(tmp_path / "a"), make_run(tmp_path / "b"), make_run(tmp_path / "c", **changes)]
+    groups = tables.scored_alike(read_runs(paths, "test"))
+    assert [[run.folder.name for run in group] for group in groups] == [["a", "b"], ["c"]]
+
+
+def test_boxes_are_the_medians_of_tracks(run, tmp_path):
+    better = make_run(tmp_path / "better", "configs/open_unmix.py:demo", first=4.0)
+    group = read_runs([run, better], "test")
+    rows = boxes.boxes(group, "drums", {"spleeter:demo": "#ff0000", "open_unmix:demo": "#00ff00"})
+    assert [(row.name, row.scores.tolist(), row.colour) for row in rows] == [
+        ("open_unmix:demo", [5, 6], "#00ff00"), ("spleeter:demo", [3, 4], "#ff0000"),
+        ("scaled mixture", [2, 3], ""), ("IRM1 (oracle)", [2, 3], ""),
+    ]  # fmt: skip
+    path = boxes.draw_boxes(rows, "drums", tmp_path / "boxes.svg")
+    texts = [
+        text for text in ElementTree.parse(path).getroot().itertext() if text.strip() in {row.name for row in rows}
+    ]
+    assert texts == [row.name for row in rows] and "SDR of drums (dB)" in path.read_text()
+    shown = Page(write(run)).shown
+    assert "SiSEC 2018 are not here: they were scored on MUSDB18's test songs" in shown
+
+
+def test_sisec_stands_behind_runs_on_its_songs(tmp_path):
+    songs = sorted({score.track for score in published.sisec18()})
+    assert len(songs) == 50
+    run = make_run(tmp_path / "run", tracks=songs, tracks_in_split=50, first=0.0)
+    (read,) = read_runs([run], "test")
+    rows = boxes.boxes([read], "vocals", {"spleeter:demo": "#ff0000"})
+    field = {row.name: row for row in rows if row.field}
+    assert len(field) == 31 and all(len(row.scores) == 50 for row in field.values())
+    # Stöter, Liutkus and Ito 2018, recomputed: the median over the songs of 2DFT's medians of vocals.
+    assert field["2DFT"].median == pytest.approx(0.561, abs=5e-4)
+    assert [row.median for row in rows] == sorted((row.median for row in rows), reverse=True)
+    assert len([row for row in boxes.boxes([read], "drums", {"spleeter:demo": "#ff0000"}) if row.field]) < 31
+
+    shown = Page(write(run)).shown
+    assert "31 systems of SiSEC 2018 on these songs" in shown and "released mixtures" in shown
+    few = make_run(tmp_path / "few", tracks=songs[:3], first=0.0)
+    assert all(len(row.scores) == 3 for row in boxes.boxes(read_runs([few], "test"), "vocals", {"spleeter:demo": "r"}))
+
+
+def test_missing_score_files_are_named(run):
+    (run / "scores" / "test" / "two.json").unlink()
+    assert "No box plots (spleeter:demo: no score file of two); run eval.py again" in Page(write(run)).shown
+
+
+# --- jaxsep report ----------------------------------------------------------------------------------------------------
+
+SLOW = 8000
+
+
+class Ramp:
+    """A model whose answer tells from where in a song it is: source k is (k + 1) t / 100 times the mixture."""
+
+    def __init__(self, sources):
+        self.sources = sources
+
+    def separate(self, audio, rate):
+        assert rate == SLOW and audio.shape == (7 * SLOW + 100, 1)
+        ramp = np.arange(len(audio), dtype=np.float32)[:, None] / rate / 100
+        return {source: (k + 1) * ramp * audio for k, source in enumerate(self.sources)}
+
+
+@pytest.fixture
+def songs(tmp_path):
+    """A data set with two songs of seven seconds and a bit."""
+    random = np.random.default_rng(0)
+    for name in ("b side", "a side"):
+        folder = tmp_path / "data" / "test" / name
+        folder.mkdir(parents=True)
+        for stem in SOURCES:
+            soundfile.write(folder / f"{stem}.wav", 0.1 * random.standard_normal(7 * SLOW + 100), SLOW, subtype="FLOAT")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def models(monkeypatch):
+    monkeypatch.setattr(
+        jaxsep, "load", lambda run: Ramp(parse_sources(from_json((run / "config.json").read_text()).sources))
+    )
+
+
+def on(run, songs, sources="vocals,drums,bass,other"):
+    """The run, trained on a data set."""
+    config = load_config("configs/spleeter.py:demo")
+    config.data.source, config.data.root, config.sources = "folder", str(songs), sources
+    (run / "config.json").write_text(to_json(config))
+    return run
+
+
+def test_songs_are_separated_as_a_whole_and_cut(tmp_path, songs, models):
+    pair = "vocals,accompaniment=drums+bass+other"
+    runs = [on(make_run(tmp_path / "a", tracks=["b side"]), songs), on(make_run(tmp_path / "b"), songs, pair)]
+    said = []
+    heard, reasons = separated_songs(read_runs(runs, "test"), "test", 1, 3, notify=said.append)
+    (song,) = heard
+    assert reasons == [] and song.name == "b side (held out)"  # has scores, though it is not the first
+    assert said == ["spleeter:demo (a): separating b side", "spleeter:demo (b): separating b side"]
+    stems = {stem: soundfile.read(songs / "test" / "b side" / f"{stem}.wav", always_2d=True)[0] for stem in SOURCES}
+    part = slice(2 * SLOW, 5 * SLOW)
+    mixture = sum(stems.values())
+    assert song.start == 2 and song.rate == SLOW
+    np.testing.assert_allclose(song.mixture, mixture[part], atol=1e-6)
+    ramp = np.arange(len(mixture))[part, None] / SLOW / 100
+    np.testing.assert_allclose(song.estimates["spleeter:demo (a)"]["drums"], 2 * ramp * mixture[part], atol=1e-6)
+    np.testing.assert_allclose(
+        song.estimates["spleeter:demo (b)"]["accompaniment"], 2 * ramp * mixture[part], atol=1e-6
+    )
+    rest = stems["drums"] + stems["bass"] + stems["other"]
+    np.testing.assert_allclose(song.references["accompaniment"], rest[part], atol=1e-6)
+    assert song.parts == {"accompaniment"}  # drums, bass and other are heard already
+
+    # Seconds of the clip are frames of the song's scores.
+    truth = np.stack([stems[stem] for stem in SOURCES])
+    whole = np.stack([(k + 1) * np.arange(len(mixture))[:, None] / SLOW / 100 * mixture for k in range(4)])
+    frames = framewise_sdr(truth, whole, SLOW)[1, 2:5]
+    np.testing.assert_allclose(song.sdr()["run-1", "drums"], frames, atol=1e-3)
+
+
+def test_the_command_makes_the_page(tmp_path, songs, models, capsys):
+    runs = [on(make_run(tmp_path / name), songs) for name in ("a", "b")]
+    out = tmp_path / "out"
+    arguments = ["report", *map(str, runs), "--out", str(out), "--songs=1", "--seconds=2", "--clips=flac"]
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out.strip() == str(out / "index.html")
+    page = Page(out / "index.html")
+    clips = clips_of(page)
+    assert len(clips) == 1 + 4 * 3 and {len(wave) for wave in clips.values()} == {2 * SLOW}
+    assert "spleeter:demo (a)" in page.shown and "a side (held out)" in page.shown
+    assert cli.main(arguments) == 0  # over its own report
+
+
+def test_a_run_without_its_data_keeps_its_tables(tmp_path, songs, models):
+    runs = [on(make_run(tmp_path / "a"), tmp_path / "gone"), on(make_run(tmp_path / "b"), songs)]
+    page = Page(command.report(runs, tmp_path / "out", songs=1, seconds=2))
+    assert "spleeter:demo (a), step 600" in page.shown
+    assert re.search(r"spleeter:demo \(a\): its songs cannot be read: .*gone", page.shown)
+    assert {values["data-deck"] for tag, values in page.attributes if tag == "audio"} == {
+        "mixture",
+        "run-1",
+        "reference",
+    }
+    page = Page(command.report(runs, tmp_path / "out", songs=1, seconds=2, data_root=str(songs)))
+    assert "cannot be read" not in page.shown and len([tag for tag, _ in page.attributes if tag == "audio"]) == 13
+
+
+def test_bad_input_is_one_line(tmp_path, songs, models, capsys):
+    good, other = on(make_run(tmp_path / "good"), songs), on(make_run(tmp_path / "other"), songs, "other=bass,vocals")
+    unscored = on(make_run(tmp_path / "unscored"), songs)
+    (unscored / "scores" / "test" / "summary.json").unlink()
+    (tmp_path / "file").write_text("mine")
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "diary.txt").write_text("mine")
+    for arguments, words in (
+        ([tmp_path / "nowhere"], "not a run folder"),
+        ([unscored], "no scores/test/summary.json; score it first: python eval.py --workdir="),
+        ([good, good], "given 2 times; name each run once"),
+        ([good, "--split=tset"], "--split=tset: expected one of train, valid, test"),
+        ([good, "--split=valid"], "no scores/valid/summary.json"),
+        ([good, "--out", tmp_path / "file"], "is a file; name a folder"),
+        ([good, "--out", full], "holds something else than a report"),
+        ([good, "--out", good], "holds something else than a report"),
+        ([good, "--seconds=0"], "--seconds=0: expected 1 to 60"),
+        ([good, "--songs=-1"], "--songs=-1: expected 0 or more"),
+        ([good, "--clips=wav"], "--clips=wav: expected one of flac, mp3, opus"),
+        ([good, other, "--out", tmp_path / "out"], "its 'other' is bass, that of another run other; report them apart"),
+    ):
+        assert cli.main(["report", *map(str, arguments)]) == 2, arguments
+        lines = [line for line in capsys.readouterr().err.splitlines() if "separating" not in line]
+        assert len(lines) == 1 and words in lines[0], lines
+    assert (full / "diary.txt").read_text() == "mine" and (tmp_path / "file").read_text() == "mine"
+    assert not list(tmp_path.glob(".*")) and not list(good.glob(".*"))

@@ -103,7 +103,7 @@ class Window(browser.Browser):
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     runs = [make_run(folder / "a"), make_run(folder / "b", "configs/open_unmix.py:demo", 1.0)]
-    return write_page(runs, folder / "out é", songs=[make_song(), make_song(name="2nd")], title="t", clips="flac")
+    return write_page(runs, folder / "out é", songs=[make_song(), make_song(["run-1"], "2nd")], title="t", clips="flac")
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +316,7 @@ def test_everything_that_can_be_used_has_a_name(window):
         assert names[role] and all(names[role]), (role, names[role])
     for role in ("button", "slider"):  # nobody has to see which stem a switch belongs to
         assert {"Mute low", "Volume of high", "Position", "Play"} & set(names[role])
-    assert "status" in names and names["radio"] == 2 * ["mixture", *NAMES.values(), "reference"]
+    assert "status" in names and names["radio"][:4] == ["mixture", *NAMES.values(), "reference"]
     assert {"Sweeps & 'more'", "2nd", "Hear"} <= set(names["group"])
 
 
