@@ -272,17 +272,31 @@ def test_beside_rows_of_the_same_protocol_only():
 
 
 def test_what_vocals_were_scored_with_matters():
-    """SiSEC's rows stand beside vocals that were scored with their accompaniment, and beside no others."""
-    apart = comparison.beside(summary("mmdenselstm:paper", **TWO))
-    assert "MMDenseLSTM, TAK1" in apart and "tky823" in apart
-    together = comparison.beside(summary("mmdenselstm:paper"))
-    assert "TAK" not in together and "tky823" in together
+    """SiSEC scored vocals with their accompaniment: its vocals and averages stand beside such scores only."""
+    apart = cells(comparison.beside(summary("mmdenselstm:paper", **TWO)))
+    assert ["MMDenseLSTM, TAK1 (recomputed)", "6.60", "6.43", "5.16", "4.15", "5.58"] in apart
+    together = cells(comparison.beside(summary("mmdenselstm:paper")))
+    assert ["MMDenseLSTM, TAK1 (recomputed)", "-", "6.43", "5.16", "4.15", "-"] in together
     both = summary("open_unmix:umx", **TWO)
-    assert "Open-Unmix, UMX\n" not in "\n".join(labels(comparison.beside(both))) + "\n"
+    umx = ["Open-Unmix, UMX", "-", "5.73", "5.23", "4.02", "-"]
+    assert umx in cells(comparison.beside(both))
     both["scores"][MEDIANS + "_among_stems"] = {**both["scores"][MEDIANS], "vocals": 5.9, "accompaniment": float("nan")}
-    lines = cells(comparison.beside(both))
-    assert ["Open-Unmix, UMX", "6.32", "5.73", "5.23", "4.02", "5.33"] in lines
-    assert ["**open_unmix:umx, step 7**", "5.90", "5.50", "5.00", "4.50", "5.22"] in lines
+    first, second = comparison.beside(both).split("\n\n| SDR")
+    assert umx in cells(first)
+    assert ["Open-Unmix, UMX", "6.32", "5.73", "5.23", "4.02", "5.33"] in cells("| SDR" + second)
+    assert ["**open_unmix:umx, step 7**", "5.90", "5.50", "5.00", "4.50", "5.22"] in cells("| SDR" + second)
+
+
+def test_baselines_stand_beside_those_of_sisec():
+    """A baseline has no checkpoint; its row is the one of the same oracle."""
+    oracle = summary("baseline irm2", **TWO)
+    del oracle["checkpoint"]
+    lines = cells(comparison.beside(oracle))
+    assert lines[2][0] == "**baseline irm2**" and len(lines) == 4
+    assert lines[3][0].startswith("Oracle IRM, IRM2 ") and lines[3][1:] == ["9.43", "8.45", "7.12", "7.85", "8.21"]
+    for name in comparison.BASELINES:
+        assert len(comparison.rows_of(name)) == 1
+    assert comparison.beside(summary("baseline hpss")) == ""
 
 
 def test_flavours_do_not_mix():
@@ -331,7 +345,8 @@ def test_differences():
     few = comparison.differences(summary(tracks=["a"]), [umx])
     assert few.startswith("NOT COMPARABLE with the published scores: ") and "| difference, NOT COMPARABLE |" in few
     sisec = comparison.differences(summary("mmdenselstm:paper"), [row("MMDenseLSTM", "TAK1")])
-    assert "here vocals were scored beside stems" in sisec
+    assert "vocals: published beside accompaniment, here beside stems" in sisec
+    assert cells(sisec)[4] == ["difference", "-", "-0.93", "-0.16", "+0.35", "-"]
     assert "scored as nothing here is" in comparison.differences(
         summary(), [row("UMX baseline", "MDX21 leaderboard A")]
     )

@@ -7,11 +7,20 @@ from pathlib import PurePath
 from typing import Any
 
 from jaxsep import tables
-from jaxsep.tables import PROTOCOLS, STEMS, Protocol, Row
+from jaxsep.tables import PROTOCOLS, SCORES, STEMS, Row
 from jaxsep.tables.printing import decibels, markdown
 
 RATE = 44100
 AMONG_STEMS = "_among_stems"  # scores of vocals that were scored both ways, as if all stems had been scored together
+BASELINES = {  # -> how the variant of their row begins
+    "baseline sisec-mix": "MIX: ",
+    "baseline ibm1": "IBM1 ",
+    "baseline ibm2": "IBM2 ",
+    "baseline irm1": "IRM1 ",
+    "baseline irm2": "IRM2 ",
+    "baseline mwf": "local Gaussian model",
+}
+OTHER_STEMS = STEMS[1:]
 PAIRS = ({"vocals", "accompaniment"}, {"vocals", "rest"})
 
 
@@ -25,15 +34,23 @@ def beside(summary: Mapping[str, Any]) -> str:
         A table per protocol that has rows; one line with the reason where none can stand beside these scores; "" for
         a system without published scores.
     """
-    system = summary["system"].partition(":")[0]
-    if not tables.SYSTEMS.get(system):
+    published = rows_of(summary["system"])
+    if not published:
         return ""
     if reason := obstacle(summary):
         return f"No published scores beside these: {reason}."
-    found = {key: rows for key in summary["scores"] if (rows := comparable(summary, tables.rows_of(system), key))}
+    found = {key: rows for key in summary["scores"] if (rows := comparable(summary, published, key))}
     if not found:
-        return f"No published scores beside these: of {system} there are none of this protocol."
+        return f"No published scores beside these: of {summary['system']} there are none of this protocol."
     return "\n\n".join(_table(summary, key, rows) for key, rows in found.items())
+
+
+def rows_of(system: str) -> list[Row]:
+    """The rows of what a summary calls its system: `name:variant`, or a baseline that SiSEC 2018 scored as well."""
+    name = system.partition(":")[0]
+    if name in BASELINES:
+        return [row for row in tables.published() if row.variant.startswith(BASELINES[name])]
+    return [row for row in tables.rows_of(name) if row.scores] if name in tables.SYSTEMS else []
 
 
 def obstacle(summary: Mapping[str, Any]) -> str:
@@ -81,17 +98,22 @@ def company(summary: Mapping[str, Any]) -> str:
 
 
 def comparable(summary: Mapping[str, Any], rows: Sequence[Row], score: str) -> list[Row]:
-    """Those of the rows whose protocol is that of one of a run's scores, in all that they state."""
-    where, beside_what = flavour(summary["data"]), company(summary)
-    if score.endswith(AMONG_STEMS):
-        beside_what = "stems"
+    """Those of the rows that have a number of the protocol of one of a run's scores."""
+    return [row for row in rows if shared(summary, row, score)]
 
-    def same(protocol: Protocol) -> bool:
-        stated = protocol.together in ("", None, beside_what)
-        return (protocol.score, protocol.data) == (score.removesuffix(AMONG_STEMS), where) and stated
 
-    mine = own(summary["scores"][score]).keys()
-    return [row for row in rows if same(PROTOCOLS[row.protocol]) and row.scores.keys() & mine]
+def shared(summary: Mapping[str, Any], row: Row, score: str) -> list[str]:
+    """The columns in which a row's protocol is that of one of a run's scores, in all that it states.
+
+    What vocals are scored with makes no difference to the other stems, which are scored together either way.
+    """
+    protocol = PROTOCOLS[row.protocol]
+    if (protocol.score, protocol.data) != (score.removesuffix(AMONG_STEMS), flavour(summary["data"])):
+        return []
+    with_vocals = "stems" if score.endswith(AMONG_STEMS) else company(summary)
+    same = protocol.together in ("", None, with_vocals)
+    mine, printed = own(summary["scores"][score]), theirs(row)
+    return [name for name in SCORES if name in mine and name in printed and (same or name in OTHER_STEMS)]
 
 
 def label(row: Row) -> str:
@@ -120,11 +142,13 @@ def _with_average(scores: Mapping[str, float]) -> dict[str, float]:
 
 def _table(summary: Mapping[str, Any], key: str, rows: list[Row]) -> str:
     mine = own(summary["scores"][key])
-    columns = [name for name in tables.SCORES if name in mine]
-    lines = {f"**{summary['system']}, step {summary['checkpoint']['step']}**": mine}
-    lines |= {label(row): row.scores for row in rows}
+    columns = [name for name in SCORES if name in mine]
+    step = f", step {summary['checkpoint']['step']}" if "checkpoint" in summary else ""
+    cells = [[f"**{summary['system']}{step}**", *(decibels(mine[column]) for column in columns)]]
+    for row in rows:
+        known = {name: row.scores.get(name) for name in shared(summary, row, key)}
+        cells.append([label(row), *(decibels(known.get(column)) for column in columns)])
     words = PROTOCOLS[rows[0].protocol].words.partition(";")[0]
-    cells = [[name, *(decibels(scores.get(column)) for column in columns)] for name, scores in lines.items()]
     return markdown(["SDR, dB", *columns], cells) + f"\n\n- published: {words}; see `jaxsep tables`"
 
 
@@ -142,34 +166,31 @@ def differences(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
         key = protocol.score
         if protocol.together == "stems" and key + AMONG_STEMS in summary["scores"]:
             key += AMONG_STEMS
-        if key not in summary["scores"]:
+        if key in summary["scores"]:
+            parts.append(_difference(summary, row, key, not reason))
+        else:
             parts.append(f"{label(row)}: scored as nothing here is ({protocol.words}).")
-            continue
-        parts.append(_difference(summary, row, key, not reason))
     return "\n\n".join(parts)
 
 
 def _difference(summary: Mapping[str, Any], row: Row, key: str, comparable_data: bool) -> str:
-    mine, printed = own(summary["scores"][key]), theirs(row)
-    columns = [name for name in tables.SCORES if name in mine and name in printed]
-    protocol = PROTOCOLS[row.protocol]
+    protocol, mine, printed = PROTOCOLS[row.protocol], own(summary["scores"][key]), theirs(row)
+    columns = [name for name in SCORES if name in mine and name in printed]
+    same = shared(summary, row, key) if comparable_data else []
+    minus = {name: f"{mine[name] - printed[name]:+.2f}" for name in same or columns}
     notes = [f"published: {protocol.words}; {row.source}"]
     if "average" in columns and "average" not in row.scores:
         notes.append("published average: none is printed, this is the mean of the four")
-    same = comparable_data and row in comparable(summary, [row], key)
     if comparable_data and not same:
-        where = flavour(summary["data"])
-        why = f"this is {where}" if where != protocol.data else f"here vocals were scored beside {company(summary)}"
-        notes.append(f"not comparable: published for {protocol.data}, {why}")
+        notes.append(f"not comparable: published for {protocol.data}, this is {flavour(summary['data'])}")
+    elif comparable_data and same != columns:
+        notes.append(f"vocals: published beside {protocol.together}, here beside {company(summary)}")
     table = markdown(
         ["SDR, dB", *columns],
         [
             [f"**{summary['system']}**", *(decibels(mine[name]) for name in columns)],
             [label(row), *(decibels(printed[name]) for name in columns)],
-            [
-                "difference" if same else "difference, NOT COMPARABLE",
-                *(f"{mine[n] - printed[n]:+.2f}" for n in columns),
-            ],
+            ["difference" if same else "difference, NOT COMPARABLE", *(minus.get(name, "-") for name in columns)],
         ],
     )
     return "\n".join([table, "", *(f"- {note}" for note in notes)])
