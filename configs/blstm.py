@@ -23,7 +23,7 @@ direction), `4layers` (`spleeter` with a fourth layer), `report` (the recipe of 
 standardised), `demo` (narrow, standardised, on the built-in songs, minutes on two cores).
 """
 
-from jaxsep.config import Config, choose, defaults
+from jaxsep.config import Config, choose, defaults, study
 
 SOURCES = ("vocals", "drums", "bass", "other")
 
@@ -93,19 +93,10 @@ def _uhl1(config: Config) -> None:
 
 
 def _report(config: Config) -> None:
-    """The study: mono, 1,536 of 2,048 bins (16,537 Hz), L2, batch 2 twice accumulated, halved every 50 epochs."""
-    config.channels = 1
-    config.front.bins = 1536
+    """The study, with L2 and standardised input."""
+    study(config)
     config.model.standardise = True
-    config.precision = "bfloat16"
     config.loss.name = "l2"
-    config.data.remix, config.data.gain, config.data.swap = "stem", (0.25, 1.25), 0.5
-    config.data.batch_size = 4
-    config.optim.accumulate = 2
-    config.optim.eps = 1e-4
-    config.optim.learning_rate = 1e-3
-    config.optim.schedule.name = "milestones"
-    config.optim.schedule.every = 50 * 1000  # an epoch of the study is 1,000 steps here
 
 
 def _demo(config: Config) -> None:

@@ -27,7 +27,7 @@ What differs from the authors' code:
 - Its five validation songs are also trained on, by mistake; here validation songs are apart.
 """
 
-from jaxsep.config import Config, choose, defaults
+from jaxsep.config import Config, choose, defaults, study
 
 # variant -> trainable parameters of the published implementation, None where there is none
 VARIANTS = {
@@ -83,17 +83,9 @@ def _frames(config: Config, frames: int, blocks: int = 8) -> None:
 
 
 def _report(config: Config) -> None:
-    """The study: 44.1 kHz, 1,536 of 2,048 bins (16,537 Hz), L2, batch 2 twice accumulated, halved every 50 epochs."""
-    config.sample_rate, config.data.resample = 44100, False
-    config.front.update(frame=4096, hop=1024, bins=1536)
-    config.precision = "bfloat16"
+    """The study, with L2."""
+    study(config)
     config.loss.name = "l2"
-    config.data.remix, config.data.gain, config.data.swap = "stem", (0.25, 1.25), 0.5
-    config.data.batch_size = 4
-    config.optim.update(accumulate=2, eps=1e-4, b1=0.9)
-    config.optim.schedule.update(name="milestones", every=50 * 1000)  # an epoch of the study is 1,000 steps here
-    config.patience = 0
-    config.steps, config.eval_every = 200_000, defaults().eval_every
     _frames(config, 512, blocks=1)
 
 

@@ -25,7 +25,7 @@ What differs from the authors' code:
 - The 14 validation songs stay out of training here unless the data say otherwise.
 """
 
-from jaxsep.config import Config, choose, defaults
+from jaxsep.config import Config, choose, defaults, study
 
 # variant -> trainable parameters of the published implementation, None where there is none
 VARIANTS = {
@@ -88,16 +88,9 @@ def _frames(config: Config, frames: int) -> None:
 
 
 def _report(config: Config) -> None:
-    """The study: mono, 1,536 bins (all of them in use), batch 2 twice accumulated, halved every 50 epochs."""
-    config.channels = 1
-    config.front.bins = config.model.top = 1536
-    config.precision = "bfloat16"
-    config.data.gain = (0.25, 1.25)
-    config.data.batch_size = 4
-    config.optim.accumulate = 2
-    config.optim.eps, config.optim.weight_decay = 1e-4, 0.0
-    config.optim.schedule.update(name="milestones", milestones=(), every=50 * 1000, factor=0.5)  # 1,000 steps per epoch
-    config.steps = 200_000
+    """The study: all of its bins are in use."""
+    study(config)
+    config.model.top = config.front.bins
     config.inference.swap_channels = False
     _frames(config, 512)
 

@@ -25,7 +25,7 @@ What differs from the authors' code:
 - The learning rate follows the validation SDR, theirs the L1 distance of waves.
 """
 
-from jaxsep.config import Config, choose, defaults
+from jaxsep.config import Config, choose, defaults, study
 
 # variant -> trainable parameters of the published implementation, None where there is none
 VARIANTS = {
@@ -100,20 +100,8 @@ def _epochs(config: Config, epochs: int) -> None:
 
 
 def _report(config: Config) -> None:
-    """The study: mono, 4096/1024, batch 2 twice accumulated, halved every 50 epochs.
-
-    1,537 bins instead of 1,536: the first convolution takes one away.
-    """
-    config.channels = 1
-    config.front.update(frame=4096, bins=1537)
-    config.precision = "bfloat16"
-    config.data.gain, config.data.swap = (0.25, 1.25), 0.5
-    config.data.batch_size = 4
-    config.optim.accumulate = 2
-    config.optim.eps = 1e-4
-    config.optim.schedule.update(name="milestones", every=50 * 1000)  # an epoch of the study is 1,000 steps here
-    config.steps = 200_000
-    config.eval_every = defaults().eval_every
+    """The study, with 1,537 bins: the first convolution takes one away."""
+    study(config, bins=1537)
     _frames(config, FRAMES)
 
 

@@ -19,7 +19,7 @@ What differs from the public code: RMSprop's eps stands below the root; input st
 and deviation per bin.
 """
 
-from jaxsep.config import Config, choose, defaults
+from jaxsep.config import Config, choose, defaults, study
 
 SOURCES = ("vocals", "drums", "bass", "other")
 # variant -> trainable parameters of the public implementation with the LSTMs' two biases, None where there is none
@@ -70,14 +70,8 @@ def _frames(config: Config, frames: int) -> None:
 
 
 def _report(config: Config) -> None:
-    """The study: mono, 1,536 bins, batch 2 twice accumulated, Adam, halved every 50 epochs."""
-    config.channels = 1
-    config.front.bins = 1536
-    config.precision = "bfloat16"
-    config.data.batch_size = 4
-    config.optim.update(name="adam", b2=0.999, eps=1e-4, accumulate=2)
-    config.optim.schedule.update(name="milestones", every=50 * 1000)  # an epoch of the study is 1,000 steps here
-    config.steps = 200_000
+    """The study, with twice the frames."""
+    study(config)
     _frames(config, 512)
 
 

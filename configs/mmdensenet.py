@@ -18,7 +18,7 @@ window cannot be inverted at the end of a mirrored song; RMSprop's eps stands be
 the training set's mean and deviation per bin.
 """
 
-from jaxsep.config import Config, choose, defaults
+from jaxsep.config import Config, choose, defaults, study
 
 # variant -> trainable parameters of the public implementation, None where there is none
 VARIANTS = {
@@ -64,15 +64,9 @@ def _frames(config: Config, frames: int) -> None:
 
 
 def _report(config: Config) -> None:
-    """The study: mono, 4096/1024, 1,536 bins with the split at the same Hz, batch 2 twice accumulated, Adam."""
-    config.channels = 1
-    config.front.update(frame=4096, bins=1536)
+    """The study, with the split at the same Hz."""
+    study(config)
     config.model.splits = (1024,)
-    config.precision = "bfloat16"
-    config.data.batch_size = 4
-    config.optim.update(name="adam", b2=0.999, eps=1e-4, accumulate=2)
-    config.optim.schedule.update(name="milestones", every=50 * 1000)  # an epoch of the study is 1,000 steps here
-    config.steps = 200_000
     _frames(config, 512)
 
 

@@ -23,7 +23,7 @@ authors' training data is not public), `fullband` (the net sees all 2,049 bins),
 study, mono), `demo` (narrow, on the built-in songs, minutes on two cores).
 """
 
-from jaxsep.config import Config, choose, defaults
+from jaxsep.config import Config, choose, defaults, study
 
 SOURCES = ("vocals", "drums", "bass", "other")
 
@@ -88,19 +88,9 @@ def get_config(variant: str = "umxhq") -> Config:
 
 
 def _report(config: Config) -> None:
-    """The study: mono, 1,536 of 2,048 bins (16,537 Hz), batch 2 twice accumulated, halved every 50 epochs."""
-    config.channels = 1
-    config.front.bins = 1536
-    config.precision = "bfloat16"
+    """The study."""
+    study(config)
     config.data.segment = 511 * config.front.hop  # 512 frames
-    config.data.batch_size = 4
-    config.optim.accumulate = 2
-    config.optim.eps = 1e-4
-    config.optim.weight_decay = 0.0
-    config.optim.schedule.name, config.optim.schedule.factor = "milestones", 0.5
-    config.optim.schedule.every = 50 * 1000  # an epoch of the study is 1,000 steps here
-    config.steps = 200_000
-    config.eval_every, config.save_every, config.patience = 5_000, 1_000, 0
 
 
 def _demo(config: Config) -> None:

@@ -24,7 +24,7 @@ Variants: `speech` (default), `music`, `report` (the recipe of a comparative stu
 music form, narrow, on the built-in songs, minutes on two cores).
 """
 
-from jaxsep.config import Config, choose, defaults
+from jaxsep.config import Config, choose, defaults, study
 
 # variant -> parameters of the public implementation, two biases per LSTM gate; None where there is none
 VARIANTS = {"speech": 35_000_553, "music": None, "report": None, "demo": None}
@@ -74,25 +74,13 @@ def _music(config: Config) -> None:
 
 
 def _report(config: Config) -> None:
-    """The study: mono, 1,536 of 2,048 bins (16,537 Hz), batch 2 twice accumulated, halved every 50 epochs.
+    """The study, with the system's own loss.
 
-    The loss is the system's own. A net has 121 M parameters at so many bins: train the sources one at a time
-    (`--config.sources=vocals`).
+    A net has 121 M parameters at so many bins: train the sources one at a time (`--config.sources=vocals`).
     """
-    config.channels = 1
-    config.front.frame, config.front.hop, config.front.bins = 4096, 1024, 1536
+    study(config)
     config.model.attention = "channel"
-    config.precision = "bfloat16"
-    config.data.remix, config.data.gain, config.data.swap = "stem", (0.25, 1.25), 0.5
-    config.data.batch_size = 4
     config.data.segment = 512 * config.front.hop - config.front.frame  # 512 frames
-    config.optim.accumulate = 2
-    config.optim.eps = 1e-4
-    config.optim.learning_rate = 1e-3
-    config.optim.schedule.name = "milestones"
-    config.optim.schedule.every = 50 * 1000  # an epoch of the study is 1,000 steps here
-    config.optim.schedule.warmup = 0
-    config.steps = 200_000
 
 
 def _demo(config: Config) -> None:

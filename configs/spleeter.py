@@ -17,7 +17,7 @@ study: mono, L2, learning rate halved on milestones; at 22,050 Hz the same for s
 built-in songs, minutes on two cores); `excerpt` (paper width, fitted to one short real excerpt).
 """
 
-from jaxsep.config import Config, choose, defaults
+from jaxsep.config import Config, choose, defaults, study
 
 STEMS = ("vocals", "drums", "bass", "other")
 
@@ -88,23 +88,13 @@ def _frames(config: Config, frames: int) -> None:
 
 
 def _report(config: Config, variant: str) -> None:
-    """The study: mono, 1,536 of 2,048 bins (16,537 Hz), L2, batch 2 twice accumulated, halved every 50 epochs."""
-    config.channels = 1
-    config.front.bins = 1536
-    if variant == "report22k":  # half the rate, the same frame length in seconds, every bin but Nyquist's
-        config.sample_rate = 22050
-        config.data.resample = True
-        config.front.frame, config.front.hop, config.front.bins = 2048, 512, 1024
-    config.precision = "bfloat16"
+    """The study, with L2; `report22k` has half the rate, the same frame length in seconds, every bin but Nyquist's."""
+    study(config)
+    if variant == "report22k":
+        config.sample_rate, config.data.resample = 22050, True
+        config.front.update(frame=2048, hop=512, bins=1024)
     config.model.batch_norm, config.model.dropout = "batch", 0.5
     config.loss.name = "l2"
-    config.data.remix, config.data.gain, config.data.swap = "stem", (0.25, 1.25), 0.5
-    config.data.batch_size = 4
-    config.optim.accumulate = 2
-    config.optim.eps = 1e-4
-    config.optim.learning_rate = 1e-3
-    config.optim.schedule.name = "milestones"
-    config.optim.schedule.every = 50 * 1000  # an epoch of the study is 1,000 steps here
     _frames(config, FRAMES)
 
 
