@@ -16,9 +16,11 @@ demo: $(READY)
 	$(BIN)/python -m jaxsep.demo --workdir runs/demo
 
 test: $(READY)
+	@sh scripts/system.sh chromium
 	$(BIN)/python -m pytest -m "not full"
 
 test-full: $(READY)
+	@sh scripts/system.sh chromium
 	$(BIN)/python -m pytest
 
 # The smallest set that touches every room: for the other end of the range of Python and jax versions.
@@ -39,7 +41,7 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	@sh scripts/ffmpeg.sh
+	@sh scripts/system.sh ffmpeg
 	@touch $(READY)
 
 # Exact versions with environment markers, without index addresses.
