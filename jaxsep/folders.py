@@ -5,9 +5,8 @@ Songs are read in pieces and scored as they are: nothing is resampled, cut, padd
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ def score_folders(
     backend: str = "bsseval",
     jobs: int = 1,
     partial: bool = False,
-    command: str = "",
     notify: Callable[[str], None] = print,
 ) -> str:
     """Scores each track that has no scores of these very files yet; returns the table.
@@ -47,7 +45,6 @@ def score_folders(
         backend: one of `BACKENDS`.
         jobs: see `score_all`.
         partial: leave out tracks that cannot be scored, and name them in the table.
-        command: goes into the summary.
         notify: takes a line: a problem, or a finished track.
 
     Raises:
@@ -61,26 +58,24 @@ def score_folders(
         raise JaxsepError(f"{sources[0]!r} is the only stem; ISR, SIR, SAR need another beside it: give --backend sdr")
 
     pairs, problems = pairing.pair_tracks(true, made, sources, strict=not stems)
-    work = {pair.name: _work(pair, backend, metrics) for pair in pairs}
-    before = {
-        p.name: scored_before(out / f"{p.name}.json", work[p.name].provenance["fingerprint"], p.length) for p in pairs
-    }
-    problems |= {p.name: wrong for p in pairs if before[p.name] is None and (wrong := pairing.damages(p))}
-    _list(problems, notify)
+    work = {pair.name: _work(pair, out, backend, metrics) for pair in pairs}
+    new = [pair for pair in pairs if isinstance(work[pair.name], Work)]
+    problems |= {pair.name: wrong for pair in new if (wrong := pairing.damages(pair))}
+    for name in sorted(problems):
+        for problem in problems[name]:
+            notify(f"track {name!r}: {problem}")
     if problems and not partial:
         raise JaxsepError(f"{len(problems)} of the tracks cannot be scored, see above; --partial scores the others")
 
     results = {name: Result(name, error="; ".join(wrong)) for name, wrong in problems.items()}
-    sound = [pair.name for pair in pairs if pair.name not in problems]
-    start = lambda name: Result(name, before[name]) if before[name] else replace(work[name], start=time.monotonic())
-    for result in score_all(map(start, sound), out, jobs=jobs, partial=partial):
+    sound = [work[pair.name] for pair in pairs if pair.name not in problems]
+    for result in score_all(sound, out, jobs=jobs, partial=partial):
         results[result.name] = result
-        notify(f"[{len(results)}/{len(work) + len(problems)}] {result}")
+        notify(f"[{len(results)}/{len(problems) + len(sound)}] {result}")
 
     summary = {
         "system": estimates.resolve().name,
         "references": references.resolve().name,
-        "command": command,
         "versions": {"jaxsep": __version__},
         "backend": backend,
         "metrics": list(metrics),
@@ -127,19 +122,18 @@ def _check_out(out: Path) -> None:
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not there.is_dir():
         raise JaxsepError(f"{there}: a file, expected a folder; name another --out")
+    if not os.access(there, os.W_OK):
+        raise JaxsepError(f"{there}: cannot be written; name another --out")
 
 
-def _work(pair: Pair, backend: str, metrics: Sequence[str]) -> Work:
-    """What scores a pair; the fingerprint of its files is their sizes and times of change."""
+def _work(pair: Pair, out: Path, backend: str, metrics: Sequence[str]) -> Work | Result:
+    """What is to be done, or what was done before; a file is known again by its size and time of change."""
     facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in pair.files]
     roles = [[(path.name, sign) for path, sign in source] for source in (*pair.references, *pair.estimates)]
     versions = [__version__, museval.version() if backend == "museval" else ""]
     text = json.dumps([facts, roles, pair.sources, backend, versions, metrics])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Work(pair.name, score_pair, (pair, backend, metrics), {"fingerprint": fingerprint}, time.monotonic())
-
-
-def _list(problems: Mapping[str, Sequence[str]], notify: Callable[[str], None]) -> None:
-    for name in sorted(problems):
-        for problem in problems[name]:
-            notify(f"track {name!r}: {problem}")
+    record = scored_before(out / f"{pair.name}.json", fingerprint, pair.length)
+    if record is not None:
+        return Result(pair.name, record)
+    return Work(pair.name, score_pair, (pair, backend, metrics), {"fingerprint": fingerprint})

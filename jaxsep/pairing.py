@@ -104,6 +104,8 @@ def pair_tracks(
             problems[name] = ["references without estimates"]
         elif name not in references:
             problems[name] = ["estimates without references"]
+        elif name == "summary":
+            problems[name] = ["summary.json is the summary of all tracks; rename this one"]
         else:
             pair = _pair(name, references[name], estimates[name], sources, strict)
             if isinstance(pair, Pair):

@@ -52,14 +52,14 @@ class Work:
 
     Attributes:
         provenance: goes into the record; its "fingerprint" is what `scored_before` compares.
-        start: `time.monotonic()` when work on the track began.
+        start: `time.monotonic()` when work on the track began; None = when its scoring begins.
     """
 
     name: str
     score: Callable[..., dict[str, Any]]
     arguments: tuple[Any, ...]
     provenance: Mapping[str, Any]
-    start: float
+    start: float | None = None
 
 
 def score_all(
@@ -80,19 +80,22 @@ def score_all(
         JaxsepError: a track failed and `partial` is off (the tracks before it have their files), or a scoring process
             died.
     """
-    pending: dict[Future, Work] = {}
+    pending: dict[Future, tuple[Work, float]] = {}
 
     def finished(leave: int) -> Iterator[Result]:
         """Writes what is done; waits until no more than `leave` tracks are being scored."""
         while len(pending) > leave or any(future.done() for future in pending):
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                yield _finish(future, pending.pop(future), folder, partial)
+                work, start = pending.pop(future)
+                yield _finish(future, work, start, folder, partial)
 
     with _Here() if jobs == 1 else _processes(jobs) as pool:
         for track in tracks:
             if isinstance(track, Work):
                 yield from finished(leave=jobs - 1)
-                pending[pool.submit(track.score, *track.arguments)] = dataclasses.replace(track, arguments=())
+                start = track.start or time.monotonic()
+                future = pool.submit(track.score, *track.arguments)
+                pending[future] = dataclasses.replace(track, arguments=()), start
                 yield from finished(leave=jobs)
             elif track.error is None or partial:
                 yield track
@@ -102,7 +105,7 @@ def score_all(
         yield from finished(leave=0)
 
 
-def _finish(future: Future, work: Work, folder: Path, partial: bool) -> Result:
+def _finish(future: Future, work: Work, start: float, folder: Path, partial: bool) -> Result:
     try:
         record = future.result()
     except JaxsepError as error:
@@ -116,7 +119,7 @@ def _finish(future: Future, work: Work, folder: Path, partial: bool) -> Result:
         ) from None
     record["jaxsep"]["provenance"] = dict(work.provenance)
     _write_text(folder / f"{work.name}.json", json.dumps(record, indent=2) + "\n")
-    return Result(work.name, record, seconds=time.monotonic() - work.start)
+    return Result(work.name, record, seconds=time.monotonic() - start)
 
 
 def _refusal(name: str, error: str) -> JaxsepError:

@@ -34,6 +34,8 @@ def compare(first: Path, second: Path) -> str:
         raise JaxsepError(f"{first} and {second} have no track in common")
     _check_company(one, other, tracks, (first, second))
     rows = [row for key in COMPARED for row in _rows(key, [one[t] for t in tracks], [other[t] for t in tracks])]
+    if not rows:
+        raise JaxsepError(f"{first} and {second} have no metric in common")
     header = ["", f"median {first.name}", f"median {second.name}", "tracks", "difference", "95 % interval", "p"]
     alone = [(folder, sorted(a.keys() - b.keys())) for folder, a, b in ((first, one, other), (second, other, one))]
     notes = [
@@ -61,7 +63,7 @@ def read_records(folder: Path) -> Records:
         except (OSError, ValueError, KeyError, TypeError):
             raise JaxsepError(f"{path}: not a score file in museval's schema; remove it") from None
     if not records:
-        raise JaxsepError(f"{folder}: no score files (<track>.json) in it; make them by `jaxsep score` or eval.py")
+        raise JaxsepError(f"{folder}: no score files <track>.json in it; make them by `jaxsep score` or eval.py")
     return records
 
 
@@ -82,17 +84,11 @@ def _check_company(one: Records, other: Records, tracks: Sequence[str], folders:
 def _rows(key: str, one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     rows = []
     for source in sources_of(one[0]):
-        pair = [np.array([aggregate.track_score(record, source, key) for record in side]) for side in (one, other)]
-        found = statistics.compare(*pair)
+        scores = [np.array([aggregate.track_score(record, source, key) for record in side]) for side in (one, other)]
+        found = statistics.compare(scores[0], scores[1])
         if found.tracks:
-            medians = [f"{aggregate.over(scores, 'median'):.2f}" for scores in pair]
-            numbers = [f"{found.median:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}", f"{found.p:.2g}"]
-            rows.append(
-                [
-                    f"{aggregate.PROTOCOLS[key][0].removesuffix(' (median)')} {source}",
-                    *medians,
-                    str(found.tracks),
-                    *numbers,
-                ]
-            )
+            title = f"{aggregate.PROTOCOLS[key][0].removesuffix(' (median)')} {source}"
+            medians = [f"{aggregate.over(values, 'median'):.2f}" for values in scores]
+            interval = f"{found.low:+.2f} to {found.high:+.2f}" if np.isfinite(found.low) else "-"
+            rows.append([title, *medians, str(found.tracks), f"{found.median:+.2f}", interval, f"{found.p:.2g}"])
     return rows

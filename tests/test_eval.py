@@ -109,7 +109,7 @@ def platform():
 
 def test_processes_leave_the_accelerator_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")  # there is none: whoever starts jax with this fails
-    work = [scorefiles.Work(name, platform, (), {}, 0.0) for name in "ab"]
+    work = [scorefiles.Work(name, platform, (), {}) for name in "ab"]
     results = list(scorefiles.score_all(work, tmp_path, jobs=2))
     assert sorted(result.name for result in results) == ["a", "b"]
     assert all(result.record["jaxsep"]["platform"] == "cpu" for result in results)
