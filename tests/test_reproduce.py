@@ -13,7 +13,7 @@ import soundfile
 from jaxsep import cli, reproduce, tables
 from jaxsep.errors import JaxsepError
 from jaxsep.inference import Model
-from jaxsep.tables import STEMS
+from jaxsep.tables import STEMS, comparison
 from jaxsep.weights import catalogue, fetch, importing
 
 RATE = 8000  # of the narrow Open-Unmix in golden/
@@ -99,6 +99,7 @@ def test_differences_are_ours_minus_theirs(done):
     assert text.startswith("NOT COMPARABLE with the published scores: 3 of MUSDB18's 50 test songs were scored.")
     assert (out / "reproduction.md").read_text() == text + "\n"
     summary = json.loads((out / "scores" / "summary.json").read_text())
+    assert "3 of MUSDB18's 50 test songs" in comparison.beside(summary)
     assert summary["mixture"] == "original" and ["vocals", "accompaniment"] in summary["scored_together"]
 
 

@@ -41,7 +41,11 @@ def beside(summary: Mapping[str, Any]) -> str:
         return f"No published scores beside these: {reason}."
     found = {key: rows for key in summary["scores"] if (rows := comparable(summary, published, key))}
     if not found:
-        return f"No published scores beside these: of {summary['system']} there are none of this protocol."
+        where = sorted({PROTOCOLS[row.protocol].data for row in published} - {""})
+        return (
+            f"No published scores beside these: those of {summary['system'].partition(':')[0]} are of other protocols, "
+            f"on {' and '.join(where) or 'data that is not stated'}; this is {flavour(summary['data'])}."
+        )
     return "\n\n".join(_table(summary, key, rows) for key, rows in found.items())
 
 
