@@ -54,6 +54,7 @@ SUMMARY = {
     "silent": {"two": {"references": ["bass"]}},
     "protocols": {key: ": ".join(PROTOCOLS[key]) for key in ("sdr_median_of_medians", "si_sdr")},
     "scores": {"sdr_median_of_medians": column(6.21), "si_sdr": column(4.43) | {"bass": None}},
+    "intervals": {"sdr_median_of_medians": {name: [5.5, 7.25] for name in (*SOURCES, "average")} | {"drums": [None] * 2}},
     "baselines": {"scaled mixture": {"sdr_median_of_medians": column(1.31)},
                   "IRM1 (oracle)": {"sdr_median_of_medians": column(8.77)}},
 }  # fmt: skip
@@ -131,7 +132,7 @@ class Page(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag, attrs):
-        if tag not in ("meta", "img", "input", "link", "br"):
+        if tag not in ("meta", "img", "input", "link", "br", "wbr"):
             self.open.append(tag)
         values = dict(attrs)
         self.attributes.append((tag, values))
@@ -169,12 +170,13 @@ def pictures(path) -> list[np.ndarray]:
 
 
 def rows_of(source: str) -> list[dict[str, list[str]]]:
-    """The tables of a page: row -> cells."""
+    """The tables of a page, and the parts of those with headings: row -> cells."""
+    parts = re.split(r"<tbody>|<tr class=.heading.*", source)[1:]
     return [
-        {name: re.findall(r"<td>(.*?)</td>", cells) for name, cells in rows}
-        for rows in (re.findall(r'<tr[^>]*><th scope="row">(.*?)</th>(.*?)</tr>', table)
-                     for table in re.findall(r"<tbody>(.*?)</tbody>", source, re.DOTALL))
-    ]  # fmt: skip
+        {name.replace("<wbr>", ""): re.findall(r"<td>(.*?)</td>", cells) for name, cells in rows}
+        for rows in (re.findall(r'<tr[^>]*><th scope="row">(.*?)</th>(.*?)</tr>', part) for part in parts)
+        if rows
+    ]
 
 
 def test_page_stands_alone_and_tells_the_scores(run):
@@ -195,9 +197,11 @@ def test_page_stands_alone_and_tells_the_scores(run):
     assert "| vocals " in table(SUMMARY)  # the summary is one that eval.py's own table takes
     assert page.shown.startswith(TITLE) and "Låt 1 <b>" in page.shown
     assert "narrow & quick" in page.shown and "make demo && echo '<done>'" in page.shown
-    (first, second), captions = rows_of(source), re.findall(r'<p class="caption">(.*?)</p>', source)
-    assert captions[0].startswith("SDR (median), in dB") and captions[1] == f"{PROTOCOLS['si_sdr'][0]}, in dB."
+    first, second = rows_of(source)
+    captions = re.findall(r'<p class="caption">(.*?)</p>|<th scope="rowgroup"[^>]*>(.*?)</th>', source)
+    assert captions[0][0].startswith("SDR (median), in dB") and captions[2][1] == PROTOCOLS["si_sdr"][0]
     assert first["spleeter:demo, step 600"] == ["6.21", "6.22", "6.23", "6.24", "6.25"]
+    assert first["95 % interval"][:2] == ["5.50 to 7.25", "n/a to n/a"]
     assert first["scaled mixture"][0] == "1.31" and first["IRM1 (oracle)"][-1] == "8.81"
     assert second == {"spleeter:demo, step 600": ["4.43", "4.44", "n/a", "4.46", "4.47"]}
     for words in (PROTOCOLS["sdr_median_of_medians"][1], "ffmpeg < 0", "song <7>", "2 of the 6 test songs", "0:06:00",
@@ -405,11 +409,18 @@ def test_runs_stand_in_one_table_where_they_were_scored_alike(tmp_path):
     ]
     source = write_page(runs, tmp_path / "out", songs=[], title="t").read_text(encoding="utf-8")
     first, second, third, *_ = rows_of(source)
-    assert list(first) == [
+    assert [name for name in first if "interval" not in name] == [
         "spleeter:demo (x/net), step 600", "spleeter:demo (y/net), step 600", "scaled mixture", "IRM1 (oracle)",
         "fixed equaliser", "fixed equaliser (spleeter:demo (y/net))",
     ]  # fmt: skip
-    assert [first[name][0] for name in first] == ["6.21", "7.00", "1.31", "8.77", "2.50", "3.50"]
+    assert [first[name][0] for name in first if "interval" not in name] == [
+        "6.21",
+        "7.00",
+        "1.31",
+        "8.77",
+        "2.50",
+        "3.50",
+    ]
     assert list(second) == ["spleeter:demo (x/net), step 600"]  # the other has no SI-SDR
     assert "open_unmix:demo, step 600" in third and not any("spleeter" in name for name in third)
     shown = Page(tmp_path / "out" / "index.html").shown

@@ -2,14 +2,18 @@
 
 import dataclasses
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.cbook import boxplot_stats
 
 from jaxsep import tables
-from jaxsep.metrics.aggregate import frames_of, over
+from jaxsep.metrics.aggregate import HEADLINE, over, track_score
 from jaxsep.report.runs import Run
 from jaxsep.report.svg import INK, STYLE, new_figure, save
 
@@ -22,7 +26,7 @@ class Box:
     """A row of the plot: a name and its score on every track; the colour of a run, none of a baseline or the field."""
 
     name: str
-    scores: np.ndarray
+    scores: Float[np.ndarray, " n"]
     colour: str = ""
     field: bool = False
 
@@ -40,12 +44,14 @@ def boxes(runs: Sequence[Run], source: str, colours: Mapping[str, str]) -> list[
         source: one of their sources.
         colours: run name -> colour.
     """
-    rows = [Box(run.name, _medians(frames_of(track, source, "SDR") for track in run.tracks.values()), colours[run.name])
-            for run in runs]  # fmt: skip
-    first = runs[0].tracks.values()
-    names = dict.fromkeys(name for track in first for name in track["jaxsep"]["baselines"])
-    rows += [Box(name, _medians(track["jaxsep"]["baselines"][name][source] for track in first)) for name in names]
-    rows += [Box(method, np.array(scores), field=True) for method, scores in field(runs[0], source).items()]
+    rows = []
+    for run in runs:
+        scores = _array(track_score(track, source, HEADLINE) for track in run.tracks.values())
+        rows.append(Box(run.name, scores, colours[run.name]))
+    baselines = [track["jaxsep"].get("baselines", {}) for track in runs[0].tracks.values()]
+    for name in baselines[0]:
+        rows.append(Box(name, _array(over(of[name][source], "median") for of in baselines)))
+    rows += [Box(method, _array(scores), field=True) for method, scores in field(runs[0], source).items()]
     return sorted((row for row in rows if np.isfinite(row.scores).any()), key=lambda row: -row.median)
 
 
@@ -67,43 +73,62 @@ def on_musdb18(run: Run) -> bool:
     return bool(run.tracks) and {unicodedata.normalize("NFC", name) for name in run.tracks} <= songs
 
 
-def _medians(tracks) -> np.ndarray:
-    return np.array([over(frames, "median") for frames in tracks])
+def _array(tracks: Iterable[float]) -> Float[np.ndarray, " n"]:
+    return np.array(list(tracks), np.float64)
 
 
 def draw_boxes(rows: Sequence[Box], source: str, dest: str | Path) -> Path:
-    """Draws the rows under each other as SVG: box = quartiles, line = median, whiskers = 1.5 quartile ranges."""
+    """Draws the rows under each other as SVG: box = quartiles, line = median, whiskers = 1.5 quartile ranges.
+
+    Where outliers would squeeze the boxes, they are left out of the picture and counted below it.
+    """
+    stats = [boxplot_stats(row.scores[np.isfinite(row.scores)])[0] for row in rows]
+    low, high, outside = _limits(stats)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(5.0, 0.7 + 0.23 * len(rows))
         axis = figure.subplots()
         axis.grid(True, axis="x")
         axis.set_axisbelow(True)
-        for place, row in enumerate(rows):
-            colour, alpha = row.colour or INK, FAINT if row.field else 1.0
-            line = {"color": colour, "alpha": alpha, "linewidth": 1.0}
-            axis.boxplot(
-                [row.scores[np.isfinite(row.scores)]],
-                positions=[place],
-                orientation="horizontal",
-                widths=0.6,
-                patch_artist=True,
-                manage_ticks=False,
-                boxprops={
-                    "edgecolor": (colour, alpha),
-                    "facecolor": (colour, 0.35) if row.colour else "none",
-                    "linewidth": 1.0,
-                },
-                whiskerprops=dict(line),
-                capprops=dict(line),
-                medianprops=line | {"linewidth": 2.0},
-                flierprops={"marker": ".", "markersize": 3, "markeredgecolor": colour, "alpha": alpha},
-            )
+        for place, (row, stat) in enumerate(zip(rows, stats, strict=True)):
+            _draw_box(axis, row, stat, place)
         names = [f"{row.name} ({FIELD})" if row.field else row.name for row in rows]
         for label, row in zip(axis.set_yticks(range(len(rows)), names), rows, strict=True):
             label.label1.set_fontweight("bold" if row.colour else "normal")
             label.label1.set_fontsize(8 if row.field else 9)
+        axis.set_xlim(low, high)
         axis.set_ylim(len(rows) - 0.4, -0.6)
         axis.axvline(0, color=INK, linewidth=0.8, linestyle=":")
-        axis.set_xlabel(f"SDR of {source} (dB)")
+        axis.set_xlabel(f"SDR of {source} (dB)" + (f"; {outside} outliers lie outside" if outside else ""))
         save(figure, Path(dest))
     return Path(dest)
+
+
+def _limits(stats: Sequence[Mapping[str, Any]]) -> tuple[float, float, int]:
+    """The range of all values, or of the whiskers where that is less than half of it; and how many are not in it."""
+    outliers = np.concatenate([stat["fliers"] for stat in stats])
+    low, high = min(stat["whislo"] for stat in stats), max(stat["whishi"] for stat in stats)
+    margin = 0.05 * (high - low) or 1.0
+    whole = min(low, outliers.min(initial=low)) - margin, max(high, outliers.max(initial=high)) + margin
+    if whole[1] - whole[0] < 2 * (high - low + 2 * margin):
+        return *whole, 0
+    low, high = low - margin, high + margin
+    return low, high, int(((outliers < low) | (outliers > high)).sum())
+
+
+def _draw_box(axis: Axes, row: Box, stat: Mapping[str, Any], place: int) -> None:
+    colour, alpha = row.colour or INK, FAINT if row.field else 1.0
+    line = {"color": colour, "alpha": alpha, "linewidth": 1.0}
+    face = (colour, 0.35) if row.colour else "none"
+    axis.bxp(
+        [dict(stat)],
+        positions=[place],
+        orientation="horizontal",
+        widths=0.6,
+        patch_artist=True,
+        manage_ticks=False,
+        boxprops={"edgecolor": (colour, alpha), "facecolor": face, "linewidth": 1.0},
+        whiskerprops=dict(line),
+        capprops=dict(line),
+        medianprops=line | {"linewidth": 2.0},
+        flierprops={"marker": ".", "markersize": 3, "markeredgecolor": colour, "alpha": alpha},
+    )

@@ -18,13 +18,14 @@ import soundfile
 
 from jaxsep import config as configs
 from jaxsep.errors import JaxsepError
+from jaxsep.metrics.aggregate import HEADLINE
 from jaxsep.report.boxes import boxes, draw_boxes, on_musdb18
 from jaxsep.report.curves import KINDS, draw_curves, series
 from jaxsep.report.player import figure, song_block
 from jaxsep.report.runs import Run, read_runs
 from jaxsep.report.song import Song
 from jaxsep.report.svg import COLOURS
-from jaxsep.report.tables import HEADLINE, decibels, items, score_tables, scored_alike
+from jaxsep.report.tables import decibels, items, score_tables, scored_alike
 
 MARK = "Made by jaxsep"  # how a report is known, before it is replaced
 CAPTIONS = {
@@ -265,6 +266,11 @@ def _small_print(runs: Sequence[Run]) -> list[str]:
             notes += [
                 *(f"{of}not in the table: {what}. Why: {why}" for what, why in summary["missing"].items()),
                 *(f"{of}left out: {name}. Why: {why}" for name, why in summary["failed"].items()),
+                *(
+                    f"{of}ISR, SIR and SAR of {', '.join(names)} in {track} are rounding noise."
+                    for track, sources in summary.get("ill_conditioned", {}).items()
+                    for names in sources
+                ),
                 *(f"{of}a stem is silent throughout in {name}, and has no score there." for name in summary["silent"]),
             ]
     if any(run.summary for run in runs):

@@ -11,6 +11,7 @@ from jaxsep.report.song import MIXTURE, REFERENCE, Song
 from jaxsep.report.svg import INK, STYLE, new_figure, save
 
 RANGE = 80.0  # dB below the loudest cell of the mixture
+STEP = 2.0  # dB from one colour to the next: half the bytes of a smooth scale
 LOWEST = 40.0  # Hz
 ROWS = 192
 COLUMNS = 480
@@ -68,6 +69,7 @@ def draw_panel(song: Song, source: str, dest: str | Path) -> Path:
     powers = {title: spectrogram(wave, song.rate) for title, wave in panel_waves(song, source).items()}
     loudest = powers[MIXTURE].max() or 1.0
     extent = (song.start, song.start + song.seconds, np.log2(LOWEST), np.log2(song.rate / 2))
+    colours = matplotlib.colormaps["magma"].resampled(round(RANGE / STEP) + 1)
     ticks = [hertz for hertz in (50, 200, 1000, 5000, 20000) if hertz < song.rate / 2]
     with matplotlib.rc_context(STYLE):
         figure = new_figure(5.0, 0.5 + 1.35 * len(powers))
@@ -75,7 +77,7 @@ def draw_panel(song: Song, source: str, dest: str | Path) -> Path:
         for axis, (title, power) in zip(axes, powers.items(), strict=True):
             decibels = 10 * np.log10(np.maximum(power / loudest, 1e-30))
             image = axis.imshow(
-                decibels, aspect="auto", origin="lower", extent=extent, vmin=-RANGE, vmax=0, cmap="magma",
+                decibels, aspect="auto", origin="lower", extent=extent, vmin=-RANGE, vmax=0, cmap=colours,
                 interpolation="none",
             )  # fmt: skip
             axis.set_title(title)

@@ -3,13 +3,29 @@
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import NamedTuple
 
-from jaxsep.metrics.aggregate import PROTOCOLS
+from jaxsep.metrics.aggregate import HEADLINE, PROTOCOLS
 from jaxsep.report.runs import Run
 
-HEADLINE = "sdr_median_of_medians"
 SAME = 0.005  # dB; what the tables round to
+
+
+class Row(NamedTuple):
+    """A row of a table; one without cells is a heading of those below it. `kind` is its CSS class."""
+
+    name: str
+    cells: Sequence[str] = ()
+    kind: str = ""
+
+    def html(self, columns: int) -> str:
+        """The row of a table with so many columns of numbers."""
+        name = escape(self.name).replace(":", ":<wbr>")
+        if not self.cells:
+            return f'<tr class="heading"><th scope="rowgroup" colspan="{columns + 1}">{name}</th></tr>'
+        kind = f' class="{self.kind}"' if self.kind else ""
+        cells = "".join(f"<td>{cell}</td>" for cell in self.cells)
+        return f'<tr{kind}><th scope="row">{name}</th>{cells}</tr>'
 
 
 def scored_alike(runs: Sequence[Run]) -> list[list[Run]]:
@@ -37,22 +53,48 @@ def conditions(run: Run) -> str:
     )
 
 
-def score_tables(runs: Sequence[Run], colours: Mapping[str, str]) -> str:
+def score_tables(runs: Sequence[Run], classes: Mapping[str, str]) -> str:
     """The tables of runs that were scored alike: the headline protocol open, the others to unfold.
 
     Args:
         runs: of one group of `scored_alike`.
-        colours: run name -> CSS class.
+        classes: run name -> CSS class.
     """
     columns = list(runs[0].summary["scores"][HEADLINE])
-    protocols = list(dict.fromkeys(key for run in runs for key in run.summary["scores"]))
-    tables = {key: _protocol(runs, key, columns, colours) for key in protocols}
-    others = "\n".join(table for key, table in tables.items() if key != HEADLINE)
+    protocols = dict.fromkeys(key for run in runs for key in run.summary["scores"] if key != HEADLINE)
+    others = [row for key in protocols for row in [Row(_title(key)), *_rows(runs, key, columns, classes)]]
     definitions = items(list(dict.fromkeys(text for run in runs for text in run.summary["protocols"].values())))
-    return (
-        f'<p class="note">{escape(conditions(runs[0]))}.</p>\n{tables[HEADLINE]}\n'
-        f"<details><summary>By other protocols, and what they are</summary>\n{others}\n{definitions}\n</details>"
+    return "\n".join(
+        [
+            f'<p class="note">{escape(conditions(runs[0]))}.</p>',
+            table(
+                f"{_title(HEADLINE)}, in dB. Higher is better; silence would score 0.",
+                _rows(runs, HEADLINE, columns, classes, intervals=True),
+                columns,
+            ),
+            "<details><summary>By other protocols, and what they are</summary>",
+            table("In dB. Numbers of different protocols cannot be compared.", others, columns),
+            f"{definitions}\n</details>",
+        ]
     )
+
+
+def _title(protocol: str) -> str:
+    return PROTOCOLS[protocol][0] if protocol in PROTOCOLS else protocol
+
+
+def _rows(
+    runs: Sequence[Run], protocol: str, columns: Sequence[str], classes: Mapping[str, str], intervals: bool = False
+) -> list[Row]:
+    rows = []
+    for run in runs:
+        if (scores := run.summary["scores"].get(protocol)) is not None:
+            rows.append(Row(run.label, [decibels(scores.get(name)) for name in columns], f"own {classes[run.name]}"))
+        if intervals and (ends := run.summary.get("intervals", {}).get(protocol)):
+            cells = [" to ".join(map(decibels, ends.get(name) or (None, None))) for name in columns]
+            rows.append(Row("95 % interval", cells, f"interval {classes[run.name]}"))
+    baselines = baseline_rows(runs, protocol).items()
+    return rows + [Row(name, [decibels(row.get(column)) for column in columns]) for name, row in baselines]
 
 
 def baseline_rows(runs: Sequence[Run], protocol: str) -> dict[str, Mapping[str, float | None]]:
@@ -72,31 +114,15 @@ def _same(one: Mapping[str, float | None], other: Mapping[str, float | None]) ->
     return all(abs((one[key] or 0.0) - (value or 0.0)) < SAME for key, value in other.items() if key in one)
 
 
-def _protocol(runs: Sequence[Run], protocol: str, columns: Sequence[str], colours: Mapping[str, str]) -> str:
-    title = PROTOCOLS[protocol][0] if protocol in PROTOCOLS else protocol
-    hint = ". Higher is better; silence would score 0." if protocol == HEADLINE else "."
-    rows = [
-        (run.label, run.summary["scores"][protocol], f"own {colours[run.name]}")
-        for run in runs
-        if protocol in run.summary["scores"]
-    ]
-    rows += [(name, row, "") for name, row in baseline_rows(runs, protocol).items()]
-    return table(f"{title}, in dB{hint}", rows, columns)
-
-
-def table(caption: str, rows: Sequence[tuple[str, Mapping[str, Any], str]], columns: Sequence[str]) -> str:
-    """Rows of (name, column -> dB, CSS class) as HTML."""
+def table(caption: str, rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """Rows as HTML."""
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    body = "\n".join(
-        f'<tr{f" class={chr(34)}{kind}{chr(34)}" if kind else ""}><th scope="row">{escape(name)}</th>'
-        + "".join(f"<td>{decibels(row.get(column))}</td>" for column in columns)
-        + "</tr>"
-        for name, row, kind in rows
-    )
     return (
         f'<p class="caption">{escape(caption)}</p>\n'
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>\n'
-        f"<thead><tr><td></td>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
+        f"<thead><tr><td></td>{head}</tr></thead>\n<tbody>\n"
+        + "\n".join(row.html(len(columns)) for row in rows)
+        + "\n</tbody>\n</table></div>"
     )
 
 
