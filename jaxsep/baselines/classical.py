@@ -1,7 +1,7 @@
 """What was done before nets, as librosa has it: NMF, REPET-SIM and harmonic-percussive separation.
 
-All make real masks on librosa's STFT (Hann, 2,048 samples, hop 512), with the mixture's phase. librosa comes with the
-`eval` extra and is imported when one of them runs.
+All make real masks on librosa's STFT (Hann, 2,048 samples, hop 512) in single precision, with the mixture's phase.
+librosa comes with the `eval` extra and is imported when one of them runs.
 """
 
 import importlib
@@ -51,11 +51,8 @@ def repet_sim(mixture: Float[np.ndarray, "t c"], rate: int) -> dict[str, Float[n
     background = librosa.decompose.nn_filter(size, aggregate=np.median, metric="cosine", width=width)
     background = np.minimum(size, background)
     residual = size - background
-    masks = {
-        "vocals": librosa.util.softmask(residual, 10 * background, power=2),
-        "accompaniment": librosa.util.softmask(background, 2 * residual, power=2),
-    }
-    return {name: _istft(librosa, mask * spectrum, len(mixture)) for name, mask in masks.items()}
+    masked = lambda *sizes: _istft(librosa, librosa.util.softmask(*sizes, power=2) * spectrum, len(mixture))
+    return {"vocals": masked(residual, 10 * background), "accompaniment": masked(background, 2 * residual)}
 
 
 def nmf(mixture: Float[np.ndarray, "t c"], stems: Float[np.ndarray, "s t c"]) -> Float[np.ndarray, "s t c"]:
@@ -85,7 +82,7 @@ def nmf(mixture: Float[np.ndarray, "t c"], stems: Float[np.ndarray, "s t c"]) ->
         size = np.abs(_stft(librosa, stem)).mean(axis=0)
         products.append(np.sum((bases.T @ size) * gains, axis=1))
     owner = np.argmax(products, axis=0)
-    total = np.finfo(np.float64).tiny + bases @ gains
+    total = np.finfo(bases.dtype).tiny + bases @ gains
     estimates = np.empty(stems.shape)
     for index in range(len(stems)):
         mask = bases[:, owner == index] @ gains[owner == index] / total
@@ -103,8 +100,8 @@ def _librosa() -> Any:
 
 
 def _stft(librosa: Any, wave: np.ndarray) -> np.ndarray:
-    """[t c] -> [c f n] in double precision; waves shorter than a frame are followed by zeros."""
-    padded = np.pad(wave.T.astype(np.float64), [(0, 0), (0, max(0, FRAME - len(wave)))])
+    """[t c] -> [c f n]; waves shorter than a frame are followed by zeros."""
+    padded = np.pad(wave.T.astype(np.float32), [(0, 0), (0, max(0, FRAME - len(wave)))])
     return librosa.stft(padded, n_fft=FRAME)
 
 

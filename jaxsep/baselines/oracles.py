@@ -99,14 +99,16 @@ def mwf(mixture: Float[np.ndarray, "t c"], stems: Float[np.ndarray, "s t c"]) ->
     if mixture.shape[1] != 2:
         raise JaxsepError(f"baseline mwf is a filter over two channels; this song has {mixture.shape[1]}")
     mix = stft(mixture.T)  # [c f n]
-    spectra = np.stack([stft(stem.T) for stem in stems])  # [s c f n]: of the stems, then of the estimates
+    spectra = np.empty((len(stems), *mix.shape), complex)  # [s c f n]: of the stems, then of the estimates
+    for spectrum, stem in zip(spectra, stems, strict=True):
+        spectrum[:] = stft(stem.T)
     covariances = np.stack([_spatial_covariances(spectrum) for spectrum in spectra], axis=1)  # [f s c c]
     for f, covariance in enumerate(covariances):
-        stem = spectra[:, :, f]
-        power = np.einsum("sab,sbn,san->sn", _inverse(covariance), stem, stem.conj()).real / 2
+        y = spectra[:, :, f]
+        power = np.einsum("sab,sbn,san->sn", _inverse(covariance), y, y.conj()).real / 2
         parts = power[:, :, None, None] * covariance[:, None]  # [s n c c]
         spectra[:, :, f] = np.einsum("snab,nbd,dn->san", parts, _inverse(parts.sum(axis=0)), mix[:, f], optimize=True)
-    return np.moveaxis(istft(spectra, len(mixture)), 1, 2)
+    return np.stack([istft(spectrum, len(mixture)).T for spectrum in spectra])
 
 
 def _spatial_covariances(spectrum: Complex[np.ndarray, "2 f n"]) -> Complex[np.ndarray, "f 2 2"]:
