@@ -6,8 +6,9 @@
     python eval.py --workdir=runs/spleeter --phase=ideal
     python eval.py --baseline=irm1 --data_root=/data/musdb18hq
 
-Writes `<track>.json` (museval's schema), `summary.json` and `table.md` to `<workdir>/scores/<split>`. Started again,
-it goes on with the tracks that have no scores of this checkpoint, data and code yet.
+Writes `<track>.json` (museval's schema), `summary.json` and `table.md` to `<workdir>/scores/<split>`, those of a baseline
+to `<workdir>/baselines/<NAME>/<split>`, or without a run to `scores/<NAME>/<split>`. Started again, it goes on with the
+tracks that have no scores of this checkpoint, data and code yet.
 """
 
 import argparse
@@ -113,7 +114,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--jobs", type=int, default=1, help="scoring processes (default: this one); museval takes 6 GB for 4 minutes")
     add("--limit", type=int, help="the first so many tracks only")
     add("--partial", action="store_true", help="leave out tracks that fail, and say so, instead of stopping")
-    add("--out", type=Path, help="default: <workdir>/scores/<split>, with -ideal-phase or in baselines/<NAME> if so")
+    add("--out", type=Path, help="default: see above; with --phase=ideal <workdir>/scores/<split>-ideal-phase")
     options = parser.parse_args(arguments)
     if options.jobs < 1 or (options.limit or 1) < 1:
         parser.error("--jobs and --limit must be 1 or more")

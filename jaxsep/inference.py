@@ -161,7 +161,7 @@ class Model:
         """A model that is told the phases: the magnitudes that this one estimates, with the phases of the true sources.
 
         What enters it is [t (1 + s) c]: the c channels of the mixture, then those of each of its s sources; what leaves
-        it has c channels. See `jaxsep.phase`.
+        it has c channels. See `jaxsep.phase`. A model that is to be `conditioned` is so first.
 
         Raises:
             JaxsepError: the system does not estimate magnitudes.

@@ -156,6 +156,7 @@ def test_phase(script, workdir, capsys, tmp_path):
     assert script.main([*common, "--phase=ideal"]) == 0
     folder = workdir / "scores" / "test-ideal-phase"
     assert f"Written to {folder}" in (out := capsys.readouterr().out) and " with ideal phase, step 10** |" in out
+    assert "published" not in out.lower()  # no paper was told the phases
     assert frames_of(folder) == frames_of(tmp_path / "model ideal")
     assert not (workdir / "scores" / "test").exists()
 
