@@ -9,9 +9,11 @@ import subprocess
 import sys
 from io import BytesIO
 
+import browser
 import numpy as np
 import pytest
 import soundfile
+import test_report_browser
 
 import jaxsep
 from jaxsep import demo
@@ -130,12 +132,16 @@ def test_strange_arguments_are_refused(capsys):
     assert "'--step=3' is no argument" in capsys.readouterr().err
 
 
+SMALL = (
+    "--config.data.songs.train=2", "--config.data.songs.valid=1", "--config.data.songs.test=1",
+    "--config.data.songs.seconds=12.0", "--config.steps=4", "--config.eval_every=2",
+    "--config.optim.schedule.warmup=1", "--config.model.channels=(4,8)",
+)  # fmt: skip
+
+
 @pytest.mark.full
 def test_the_whole_demo_runs_and_goes_on(tmp_path):
-    songs = ("--config.data.songs.train=2", "--config.data.songs.valid=1", "--config.data.songs.test=1")
-    small = (*songs, "--config.data.songs.seconds=12.0", "--config.steps=4", "--config.eval_every=2")
-    small += ("--config.optim.schedule.warmup=1",)
-    command = [sys.executable, "-m", "jaxsep.demo", f"--workdir={tmp_path}", *small, "--config.model.channels=(4,8)"]
+    command = [sys.executable, "-m", "jaxsep.demo", f"--workdir={tmp_path}", *SMALL]
     for _ in range(2):
         done = subprocess.run(command, cwd=demo.ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -143,3 +149,12 @@ def test_the_whole_demo_runs_and_goes_on(tmp_path):
         assert "IRM1 (oracle)" in done.stdout and "IRM1 (oracle)" in page
         shutil.rmtree(tmp_path / "report")
     assert "finished at step 4" in done.stdout
+
+
+@pytest.mark.full
+@pytest.mark.skipif(bool(browser.MISSING), reason=f"no {' and no '.join(browser.MISSING)} on this machine")
+def test_the_page_of_the_demo_passes_in_a_browser(tmp_path):
+    command = [sys.executable, "-m", "jaxsep.demo", f"--workdir={tmp_path / 'run'}", *SMALL]
+    subprocess.run(command, cwd=demo.ROOT, check=True, capture_output=True)
+    with test_report_browser.Window(tmp_path / "profile") as window:
+        test_report_browser.passes(window, tmp_path / "run" / "report" / "index.html")

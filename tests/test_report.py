@@ -54,7 +54,7 @@ SUMMARY = {
     "silent": {"two": {"references": ["bass"]}},
     "protocols": {key: ": ".join(PROTOCOLS[key]) for key in ("sdr_median_of_medians", "si_sdr")},
     "scores": {"sdr_median_of_medians": column(6.21), "si_sdr": column(4.43) | {"bass": None}},
-    "intervals": {"sdr_median_of_medians": {name: [5.5, 7.25] for name in (*SOURCES, "average")} | {"drums": [None] * 2}},
+    "intervals": {"sdr_median_of_medians": {s: [5.5, 7.25] for s in (*SOURCES, "average")} | {"drums": [None, None]}},
     "baselines": {"scaled mixture": {"sdr_median_of_medians": column(1.31)},
                   "IRM1 (oracle)": {"sdr_median_of_medians": column(8.77)}},
 }  # fmt: skip
@@ -475,6 +475,14 @@ def test_sisec_stands_behind_runs_on_its_songs(tmp_path):
     assert all(len(row.scores) == 3 for row in boxes.boxes(read_runs([few], "test"), "vocals", {"spleeter:demo": "r"}))
 
 
+def test_outliers_are_left_out_where_they_would_squeeze_the_boxes(tmp_path):
+    calm = np.linspace(1, 4, 30)
+    for far, words in ((5.5, "SDR of x (dB)"), (-60.0, "SDR of x (dB); outliers outside: 1")):
+        path = boxes.draw_boxes([boxes.Box("a", np.append(calm, far)), boxes.Box("b", calm)], "x", tmp_path / "x.svg")
+        assert words in (texts := "".join(ElementTree.parse(path).getroot().itertext()))
+        assert ("60" in texts) == (far == 60)
+
+
 def test_missing_score_files_are_named(run):
     (run / "scores" / "test" / "two.json").unlink()
     assert "No box plots (spleeter:demo: no score file of two); run eval.py again" in Page(write(run)).shown
@@ -563,6 +571,7 @@ def test_the_command_makes_the_page(tmp_path, songs, models, capsys):
     clips = clips_of(page)
     assert len(clips) == 1 + 4 * 3 and {len(wave) for wave in clips.values()} == {2 * SLOW}
     assert "spleeter:demo (a)" in page.shown and "a side (held out)" in page.shown
+    assert f"jaxsep report {runs[0]} {runs[1]} --out={out} --split=test --songs=1 --seconds=2 --clips=flac" in page.shown
     assert cli.main(arguments) == 0  # over its own report
 
 

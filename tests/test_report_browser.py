@@ -4,13 +4,19 @@ Every clip is a tone that rises by 200 Hz a second within a band of its own. So 
 which clips are in it, how loud each is, and at which of its moments, to a millisecond or two.
 """
 
+import base64
+import contextlib
 import json
 import re
 import time
+from io import BytesIO
+from pathlib import Path
 
 import browser
 import numpy as np
 import pytest
+import scipy.signal
+import soundfile
 from test_report import make_run
 
 from jaxsep.report.page import write_page
@@ -74,7 +80,14 @@ def heard(samples: np.ndarray, rate: float) -> dict[tuple[str, str], tuple[float
 
 
 class Window(browser.Browser):
-    """A browser with a report in it, and ears."""
+    """A browser with ears."""
+
+    def __enter__(self) -> "Window":
+        self.protocol("Page.addScriptToEvaluateOnNewDocument", source=TAP)
+        self.run("location.href = 'about:blank'")  # leaves the browser's own start page
+        time.sleep(0.5)
+        self.log("performance")
+        return self
 
     def listen(self) -> dict:
         """What is heard now, and at which time of the sound card and which position of the slider."""
@@ -84,7 +97,8 @@ class Window(browser.Browser):
             "return {samples: [...samples], rate: tap.context.sampleRate, now: tap.context.currentTime,"
             " slider: Number($('.seek').value), state: tap.context.state, button: $('.play').textContent}"
         )
-        answer["heard"] = heard(np.array(answer.pop("samples")), answer["rate"])
+        answer["samples"] = np.array(answer["samples"])
+        answer["heard"] = heard(answer["samples"], answer["rate"])
         return answer
 
     def listen_again(self, seconds: float = 0.3) -> dict:
@@ -109,24 +123,55 @@ def report(tmp_path_factory):
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
     with Window(tmp_path_factory.mktemp("profile")) as window:
-        window.protocol("Page.addScriptToEvaluateOnNewDocument", source=TAP)
-        window.run("location.href = 'about:blank'")  # leaves the browser's own start page
-        time.sleep(0.5)
-        window.log("performance")
         yield window
 
 
 @pytest.fixture
 def window(chromium, report):
-    """The report, freshly loaded; the console stays silent, and nothing but the report's own files is asked for."""
+    """The report, freshly loaded."""
+    with watched(chromium, report):
+        yield chromium
+
+
+@contextlib.contextmanager
+def watched(chromium, report):
+    """A report while it is looked at: the console stays silent, and nothing but the report's own files is asked for."""
     chromium.open(report)
-    yield chromium
+    yield
     assert [line for line in chromium.log("browser") if line["level"] in ("SEVERE", "WARNING")] == []
     events = [json.loads(line["message"])["message"] for line in chromium.log("performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     assert report.as_uri() in asked
     assert [url for url in asked if not url.startswith((report.parent.as_uri(), "data:"))] == []
     assert [e["params"] for e in events if e["method"] == "Network.loadingFailed"] == []
+
+
+def audible(window: Window) -> None:
+    """Plays each deck of the first song of any page: it sounds like the sum of its clips, at the slider's place."""
+    clips = window.run(
+        "return [...$('.player').querySelectorAll('audio')].map((a) => [a.dataset.deck, 'part' in a.dataset, a.src])"
+    )
+    waves: dict[str, np.ndarray] = {}
+    for deck, part, url in clips:
+        wave, rate = soundfile.read(BytesIO(base64.b64decode(url.partition(",")[2])), always_2d=True)
+        waves[deck] = waves.get(deck, 0) + wave.mean(axis=1) * (not part)
+    window.click(".play")
+    last = None
+    for deck, wave in waves.items():
+        window.choose(deck)
+        answer = window.listen_again(0.3)
+        samples = answer["samples"]
+        products = scipy.signal.correlate(wave, samples, mode="valid")
+        energies = scipy.signal.correlate(wave**2, np.ones(len(samples)), mode="valid")
+        alike = products / np.sqrt(np.maximum(energies, 1e-9) * np.sum(samples**2))
+        start = int(np.argmax(alike))
+        assert alike[start] > 0.99, (deck, alike[start])
+        end = (start + len(samples)) / rate
+        assert end == pytest.approx(answer["slider"], abs=0.05)
+        if last:
+            assert end - last[0] == pytest.approx(answer["now"] - last[1], abs=0.005)
+        last = end, answer["now"]
+    window.click(".play")
 
 
 def levels(answer: dict) -> dict:
@@ -295,8 +340,8 @@ return [...document.querySelectorAll("button, input[type=range], summary, label"
 """
 
 
-@pytest.mark.parametrize("width", [360, 1200])
-def test_nothing_is_wider_than_the_window(window, width):
+def fits(window: Window, width: int) -> None:
+    """Nothing is wider than a window of this width, nothing to use is lower than a fingertip's 24 pixels."""
     window.protocol("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=True)
     try:
         window.run("for (const part of document.querySelectorAll('details')) part.open = true")
@@ -307,17 +352,29 @@ def test_nothing_is_wider_than_the_window(window, width):
         window.protocol("Emulation.clearDeviceMetricsOverride")
 
 
-def test_everything_that_can_be_used_has_a_name(window):
+def names(window: Window) -> dict[str, list[str]]:
+    """Role -> the names of all that has it, as assistive technology is told; whatever can be used has one."""
     window.run("for (const part of document.querySelectorAll('details')) part.open = true")
     nodes = window.protocol("Accessibility.getFullAXTree")["nodes"]
     used = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
-    names = {role: [name for kind, name in used if kind == role] for role, _ in used}
+    found = {role: [name for kind, name in used if kind == role] for role, _ in used}
     for role in ("button", "slider", "radio", "checkbox", "DisclosureTriangle", "region", "image"):
-        assert names[role] and all(names[role]), (role, names[role])
-    for role in ("button", "slider"):  # nobody has to see which stem a switch belongs to
-        assert {"Mute low", "Volume of high", "Position", "Play"} & set(names[role])
-    assert "status" in names and names["radio"][:4] == ["mixture", *NAMES.values(), "reference"]
-    assert {"Sweeps & 'more'", "2nd", "Hear"} <= set(names["group"])
+        assert found[role] and all(found[role]), (role, found[role])
+    return found
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_nothing_is_wider_than_the_window(window, width):
+    fits(window, width)
+
+
+def test_everything_that_can_be_used_has_a_name(window):
+    found = names(window)
+    # Nobody has to see which stem a switch belongs to.
+    assert {"Mute low", "Solo high", "Play", "Loop from here"} <= set(found["button"])
+    assert {"Position", "Volume of high"} <= set(found["slider"])
+    assert "status" in found and found["radio"][:4] == ["mixture", *NAMES.values(), "reference"]
+    assert {"Sweeps & 'more'", "2nd", "Hear"} <= set(found["group"])
 
 
 CONTRAST = """
@@ -346,23 +403,39 @@ return poor;
 """
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_and_lines_stand_out(window, scheme):
+def stands_out(window: Window, scheme: str, runs: list[str]) -> None:
+    """Text has a contrast of 4.5:1, the runs' lines of 3:1."""
     window.protocol("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     try:
         window.run("for (const part of document.querySelectorAll('details')) part.open = true")
         window.click(".loop")
-        assert window.run(CONTRAST, ["run-1", "run-2"]) == []
+        assert window.run(CONTRAST, runs) == []
     finally:
         window.protocol("Emulation.setEmulatedMedia", features=[])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_lines_stand_out(window, scheme):
+    stands_out(window, scheme, ["run-1", "run-2"])
+
+
+def passes(window: Window, page: Path) -> None:
+    """All of the above that any page with a song can be asked."""
+    with watched(window, page):
+        audible(window)
+        names(window)
+        fits(window, 360)
+        stands_out(window, "light", ["run-1"])
+        stands_out(window, "dark", ["run-1"])
 
 
 @pytest.mark.parametrize("format", ["mp3", "opus"])
 def test_lossy_clips_are_in_step_too(chromium, tmp_path, format):
     run = make_run(tmp_path / "run")
-    chromium.open(write_page([run], tmp_path / "out", songs=[make_song(["run-1"])], title="t", clips=format))
-    chromium.choose("run-1")
-    chromium.click(".play")
-    answer = chromium.listen_again(0.7)
+    page = write_page([run], tmp_path / "out", songs=[make_song(["run-1"])], title="t", clips=format)
+    with watched(chromium, page):
+        chromium.choose("run-1")
+        chromium.click(".play")
+        answer = chromium.listen_again(0.7)
     assert set(answer["heard"]) == {("run-1", "low"), ("run-1", "high")} and in_step(answer)
     assert answer["rate"] == (48000 if format == "opus" else RATE)

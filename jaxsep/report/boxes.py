@@ -98,7 +98,7 @@ def draw_boxes(rows: Sequence[Box], source: str, dest: str | Path) -> Path:
         axis.set_xlim(low, high)
         axis.set_ylim(len(rows) - 0.4, -0.6)
         axis.axvline(0, color=INK, linewidth=0.8, linestyle=":")
-        axis.set_xlabel(f"SDR of {source} (dB)" + (f"; {outside} outliers lie outside" if outside else ""))
+        axis.set_xlabel(f"SDR of {source} (dB)" + (f"; outliers outside: {outside}" if outside else ""))
         save(figure, Path(dest))
     return Path(dest)
 

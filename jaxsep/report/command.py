@@ -58,9 +58,19 @@ def report(
     heard, reasons = separated_songs(runs, split, songs, seconds, data_root, notify) if songs else ([], [])
     if any(scoring.is_musdb18(run.config.data) for run in runs):
         reasons.append("MUSDB18 is for academic use only, and so are its clips here: do not publish this page.")
+    options = [f"--split={split}", f"--songs={songs}", f"--seconds={seconds}", f"--clips={clips}"]
+    options += [f"--data-root={data_root}"] if data_root else []
+    again = shlex.join(["jaxsep", "report", *map(str, folders), f"--out={out}", *options])
     return write_page(
-        folders, out, songs=heard, title=_title(runs), split=split, notes=reasons, clips=clips,
-    )  # fmt: skip
+        folders,
+        out,
+        songs=heard,
+        title=_title(runs),
+        split=split,
+        notes=reasons,
+        commands=[*(line for run in runs for line in run.commands()), again],
+        clips=clips,
+    )
 
 
 def _check(split: str, songs: int, seconds: int, clips: str) -> None:

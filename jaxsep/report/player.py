@@ -134,7 +134,7 @@ def _score(song: Song, deck: str, source: str, seconds: Float[np.ndarray, " n"] 
         value = "reference silent"
     else:
         value = f"{whole_track_sdr(reference[None], song.estimates[run][source][None])[0]:.1f} dB"
-    name = f"{escape(run)} " if len(song.estimates) > 1 else ""
+    name = escape(run) if len(song.estimates) > 1 else "SDR"
     now = f'<span class="now" data-deck="{deck}" aria-hidden="true"></span>'
     worst = ""
     if np.isfinite(seconds).any():
@@ -144,7 +144,7 @@ def _score(song: Song, deck: str, source: str, seconds: Float[np.ndarray, " n"] 
             f'<button type="button" class="worst" data-deck="{deck}" data-at="{second}" hidden '
             f'aria-label="{escape(f"Hear {run}, {source}, {words}")}">{words}</button>'
         )
-    return f'<span class="{deck}">{name}<b>{value}</b> {now}{worst}</span>'
+    return f'<span class="{deck}">{name} <b>{value}</b> {now}{worst}</span>'
 
 
 def clock(seconds: float) -> str:
