@@ -6,8 +6,8 @@
     python eval.py --workdir=runs/spleeter --phase=ideal
     python eval.py --baseline=irm1 --data_root=/data/musdb18hq
 
-Writes `<track>.json` (museval's schema), `summary.json` and `table.md` to `<workdir>/scores/<split>`, those of a baseline
-to `<workdir>/baselines/<NAME>/<split>`, or without a run to `scores/<NAME>/<split>`. Started again, it goes on with the
+Writes `<track>.json` (museval's schema), `summary.json` and `table.md` to `<workdir>/scores/<split>`, of a baseline to
+`<workdir>/baselines/<NAME>/<split>`, or without a run to `scores/<NAME>/<split>`. Started again, it goes on with the
 tracks that have no scores of this checkpoint, data and code yet.
 """
 
