@@ -86,31 +86,32 @@ def score_all(
         """Writes what is done; waits until no more than `leave` tracks are being scored."""
         while len(pending) > leave or any(future.done() for future in pending):
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                work, start = pending.pop(future)
-                yield _finish(future, work, start, folder, partial)
+                yield _finish(future, *pending.pop(future), folder)
+
+    def checked(results: Iterable[Result]) -> Iterator[Result]:
+        for result in results:
+            if result.error is not None and not partial:
+                yield from (other for other in finished(leave=0) if other.error is None)
+                raise JaxsepError(f"track {result.name!r}: {result.error}; --partial scores the others")
+            yield result
 
     with _Here() if jobs == 1 else _processes(jobs) as pool:
         for track in tracks:
-            if isinstance(track, Work):
-                yield from finished(leave=jobs - 1)
-                start = track.start or time.monotonic()
-                future = pool.submit(track.score, *track.arguments)
-                pending[future] = dataclasses.replace(track, arguments=()), start
-                yield from finished(leave=jobs)
-            elif track.error is None or partial:
-                yield track
-            else:
-                yield from finished(leave=0)
-                raise _refusal(track.name, track.error)
-        yield from finished(leave=0)
+            if isinstance(track, Result):
+                yield from checked([track])
+                continue
+            yield from checked(finished(leave=jobs - 1))
+            start = track.start or time.monotonic()
+            future = pool.submit(track.score, *track.arguments)
+            pending[future] = dataclasses.replace(track, arguments=()), start
+            yield from checked(finished(leave=jobs))
+        yield from checked(finished(leave=0))
 
 
-def _finish(future: Future, work: Work, start: float, folder: Path, partial: bool) -> Result:
+def _finish(future: Future, work: Work, start: float, folder: Path) -> Result:
     try:
         record = future.result()
     except JaxsepError as error:
-        if not partial:
-            raise _refusal(work.name, str(error)) from None
         return Result(work.name, error=str(error))
     except (BrokenProcessPool, MemoryError):
         raise JaxsepError(
@@ -120,10 +121,6 @@ def _finish(future: Future, work: Work, start: float, folder: Path, partial: boo
     record["jaxsep"]["provenance"] = dict(work.provenance)
     _write_text(folder / f"{work.name}.json", json.dumps(record, indent=2) + "\n")
     return Result(work.name, record, seconds=time.monotonic() - start)
-
-
-def _refusal(name: str, error: str) -> JaxsepError:
-    return JaxsepError(f"track {name!r}: {error}; --partial scores the others")
 
 
 class _Here:

@@ -9,10 +9,11 @@ import numpy as np
 
 from jaxsep.errors import JaxsepError
 from jaxsep.metrics import aggregate, statistics
+from jaxsep.metrics.museval import METRICS
 
 # What a track is compared by: one value per source.
 COMPARED = (
-    *(f"{metric.lower()}_median_of_medians" for metric in aggregate.METRICS),
+    *(f"{metric.lower()}_median_of_medians" for metric in METRICS),
     *("sdr_whole_track", "si_sdr", "si_sar", "lsd"),
 )
 Records = dict[str, dict[str, Any]]  # track -> its score file

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxsep.metrics.museval import METRICS
 from jaxsep.metrics.statistics import bootstrap
 
 FRAMES = "1 s frames as in museval (BSS Eval v4)"
 HEADLINE = "sdr_median_of_medians"
-METRICS = ("SDR", "ISR", "SIR", "SAR")
 
 
 class _Recipe(NamedTuple):

@@ -16,9 +16,8 @@ from jaxsep.metrics.waves import Waves
 
 REST = "rest"  # what a single source is scored against: the sum of all other stems, the mixture minus the estimate
 BACKENDS = ("bsseval", "museval", "sdr")
-FRAMEWISE = ("SDR", "ISR", "SIR", "SAR")  # in museval's order
 WHOLE_TRACK = {"sdr_whole_track": sdr.whole_track_sdr, "si_sdr": sdr.si_sdr, "lsd": log_spectral_distance}
-METRICS = (*map(str.lower, FRAMEWISE), *WHOLE_TRACK, "si_sar")
+METRICS = (*map(str.lower, museval.METRICS), *WHOLE_TRACK, "si_sar")
 
 
 def calls(names: Sequence[str]) -> list[tuple[list[str], list[str]]]:
@@ -63,26 +62,27 @@ def score_waves(
         of vocals scored together with the other stems, which museval discards where there is accompaniment}}, and
         "museval_version" where museval computed.
     """
-    silent = [sdr.silent_throughout(waves) for waves in (references, estimates)]
-    whole = {key: metric(references, estimates) for key, metric in WHOLE_TRACK.items() if key in metrics}
-    si_sar, targets, among_stems, ill_conditioned = {}, {}, {}, []
+    silent = {"references": sdr.silent_throughout(references), "estimates": sdr.silent_throughout(estimates)}
+    whole = {
+        key: dict(zip(names, WHOLE_TRACK[key](references, estimates), strict=True))
+        for key in WHOLE_TRACK
+        if key in metrics
+    }
+    whole |= {"si_sar": {}} if "si_sar" in metrics else {}
+    targets, among_stems, ill_conditioned = {}, {}, []
     for together, kept in calls(names):
         rows = [names.index(name) for name in together]
         theirs = references[rows], estimates[rows]
-        refused = any(flags[row] for flags in silent for row in rows)
+        refused = any(flags[row] for flags in silent.values() for row in rows)
         values, noise = _framewise(backend, *theirs, rate, refused)
         frames = {name: _frames(values, row, metrics) for row, name in enumerate(together)}
         targets |= {name: frames[name] for name in kept}
         among_stems |= {name: frames[name] for name in together if name not in kept}
         ill_conditioned += [together] if noise else []
         if "si_sar" in metrics:
-            si_sar |= {n: value for n, value in zip(together, sdr.si_sar(*theirs), strict=True) if n in kept}
+            whole["si_sar"] |= {n: value for n, value in zip(together, sdr.si_sar(*theirs), strict=True) if n in kept}
     shown = [name for name in names if name != REST]
-    column = lambda values: {name: _rounded(values[name]) for name in shown}
-    found = {
-        key: [name for name, flag in zip(names, flags, strict=True) if flag]
-        for key, flags in zip(("references", "estimates"), silent, strict=True)
-    }
+    named = {what: [n for n, flag in zip(names, flags, strict=True) if flag] for what, flags in silent.items()}
     return {
         "targets": [{"name": name, "frames": targets[name]} for name in shown],
         **({"museval_version": museval.version()} if backend == "museval" else {}),
@@ -91,10 +91,9 @@ def score_waves(
             "rate": rate,
             "samples": references.shape[1],
             "backend": backend,
-            "silent": {what: sources for what, sources in found.items() if sources},
+            "silent": {what: sources for what, sources in named.items() if sources},
             "ill_conditioned": ill_conditioned,
-            **{key: column(dict(zip(names, values, strict=True))) for key, values in whole.items()},
-            **({"si_sar": column(si_sar)} if si_sar else {}),
+            **{key: {name: _rounded(values[name]) for name in shown} for key, values in whole.items()},
             **({"among_stems": among_stems} if among_stems else {}),
         },
     }
@@ -108,11 +107,11 @@ def _framewise(
         from jaxsep.metrics.bsseval import bss_eval
 
         found = bss_eval(references, estimates, rate, rate)
-        return dict(zip(FRAMEWISE, (found.sdr, found.isr, found.sir, found.sar), strict=True)), found.ill_conditioned
+        return {name: getattr(found, name.lower()) for name in museval.METRICS}, found.ill_conditioned
     if backend == "museval" and (values := museval.bss_eval(references[:, :], estimates[:, :], rate)) is not None:
         return values, False
     ours = sdr.framewise_sdr(references, estimates, rate)
-    without = {} if backend == "sdr" else dict.fromkeys(FRAMEWISE[1:], np.full_like(ours, np.nan))
+    without = {} if backend == "sdr" else dict.fromkeys(museval.METRICS[1:], np.full_like(ours, np.nan))
     return {"SDR": ours, **without}, False
 
 

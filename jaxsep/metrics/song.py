@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from jaxsep import baselines
 from jaxsep.errors import JaxsepError
-from jaxsep.metrics.record import REST, calls, score_waves, sdr_frames
+from jaxsep.metrics.record import REST, score_waves, sdr_frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +56,6 @@ class Task:
             return dict(self.sources)
         (members,) = self.sources.values()
         return {**self.sources, REST: tuple(stem for stem in self.stems if stem not in members)}
-
-    def calls(self) -> list[tuple[list[str], list[str]]]:
-        """`calls` of what is scored."""
-        return calls(list(self.scored))
 
     def read(self, track: Any) -> Song:
         """A track of `jaxsep.data.tracks` as a song.
