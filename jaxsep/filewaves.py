@@ -1,7 +1,7 @@
 """Sources in sound files, read a piece at a time."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +15,30 @@ Signed = tuple[tuple[Path, int], ...]  # files whose sum, each times 1 or -1, is
 
 
 class FileWaves:
-    """Sources [s t c] as `Waves`, each a sum of WAV or FLAC files; use it as a context manager.
+    """Sources [s t c] as `Waves`, each a sum of WAV or FLAC files of one length, rate and number of channels.
 
-    Samples are float64: every integer format exactly, 16 bits as value / 32768. The files have one length, rate and
-    number of channels. Memory is that of the piece which is read.
+    Samples are float64: every integer format exactly, 16 bits as value / 32768. Memory is that of the piece which is
+    read. Reading raises JaxsepError where a file is cut short, damaged, or holds NaN or infinite samples.
 
-    Raises:
-        JaxsepError: a file cannot be read, is cut short, or holds NaN or infinite samples.
+    Args:
+        sources: see `Signed`.
+        files: all of these, open.
     """
 
-    def __init__(self, sources: Sequence[Signed]) -> None:
-        self._sources, self._stack = tuple(sources), ExitStack()
-        self._files: dict[Path, soundfile.SoundFile] = {}
-        with ExitStack() as stack:
-            for path in dict.fromkeys(path for source in sources for path, _ in source):
-                self._files[path] = stack.enter_context(_open(path))
-            self._stack = stack.pop_all()
-        first = next(iter(self._files.values()))
+    def __init__(self, sources: Sequence[Signed], files: Mapping[Path, soundfile.SoundFile]) -> None:
+        self._sources, self._files = tuple(sources), files
+        self._paths = list(dict.fromkeys(path for source in sources for path, _ in source))
+        first = files[self._paths[0]]
         self.rate = first.samplerate
         self.shape = (len(self._sources), first.frames, first.channels)
 
-    def __enter__(self) -> "FileWaves":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
-
     def __getitem__(self, piece: Any, /) -> Any:
-        """`waves[:, start:stop]`: samples [s t c]; `waves[[2, 0]]`: some of the sources, as long as these are open."""
+        """`waves[:, start:stop]`: samples [s t c]; `waves[[2, 0]]`: some of the sources, of the same open files."""
         if isinstance(piece, list):
-            return self._some(piece)
+            return FileWaves([self._sources[row] for row in piece], self._files)
         start, stop, _ = piece[1].indices(self.shape[1])
-        read = {path: self._read(path, start, stop) for path in self._files}
+        read = {path: self._read(path, start, stop) for path in self._paths}
         return np.stack([sum(sign * read[path] for path, sign in source) for source in self._sources])
-
-    def _some(self, rows: list[int]) -> "FileWaves":
-        some = object.__new__(FileWaves)
-        some._sources, some._stack = tuple(self._sources[row] for row in rows), ExitStack()
-        some._files = {path: self._files[path] for source in some._sources for path, _ in source}
-        some.rate, some.shape = self.rate, (len(rows), *self.shape[1:])
-        return some
 
     def _read(self, path: Path, start: int, stop: int) -> Float64[np.ndarray, "t c"]:
         try:
@@ -67,6 +51,18 @@ class FileWaves:
         if not np.isfinite(samples).all():
             raise JaxsepError(f"{path}: NaN or infinite sample between {start} and {stop}; export it again")
         return samples
+
+
+@contextmanager
+def open_waves(sources: Sequence[Signed]) -> Iterator[FileWaves]:
+    """The sources of files, which are closed at the end.
+
+    Raises:
+        JaxsepError: a file cannot be opened.
+    """
+    with ExitStack() as stack:
+        paths = dict.fromkeys(path for source in sources for path, _ in source)
+        yield FileWaves(sources, {path: stack.enter_context(_open(path)) for path in paths})
 
 
 def _open(path: Path) -> soundfile.SoundFile:

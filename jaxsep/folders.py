@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxsep import __version__, pairing
 from jaxsep.errors import JaxsepError
-from jaxsep.filewaves import FileWaves
+from jaxsep.filewaves import open_waves
 from jaxsep.metrics import aggregate, museval
 from jaxsep.metrics.record import BACKENDS, METRICS, score_waves
 from jaxsep.pairing import Pair
@@ -94,7 +94,7 @@ def score_pair(pair: Pair, backend: str, metrics: Sequence[str]) -> dict[str, An
     Raises:
         JaxsepError: a file that cannot be read to its end.
     """
-    with FileWaves(pair.references) as references, FileWaves(pair.estimates) as estimates:
+    with open_waves(pair.references) as references, open_waves(pair.estimates) as estimates:
         return score_waves(pair.name, pair.sources, references, estimates, references.rate, backend, metrics)
 
 

@@ -12,9 +12,9 @@ import pytest
 import soundfile
 from test_metrics import excerpt, needs_museval, noise
 
-from jaxsep import baselines, cli, folders, pairing, significance
+from jaxsep import baselines, cli, folders, pairing, scorefiles, significance
 from jaxsep.errors import JaxsepError
-from jaxsep.filewaves import FileWaves
+from jaxsep.filewaves import open_waves
 from jaxsep.metrics import aggregate
 
 RATE = 2000
@@ -147,7 +147,7 @@ def test_files_are_read_as_they_are(tmp_path):
     write(tmp_path / "24.flac", (every.astype(np.int32) << 16) + (7 << 8), subtype="PCM_24")
     write(tmp_path / "double.wav", np.full(every.shape, 1 / 3), subtype="DOUBLE")
     one, two, three = ((tmp_path / name, sign) for name, sign in (("16.wav", 1), ("24.flac", 1), ("double.wav", -1)))
-    with FileWaves([(one,), (two, three), (three,)]) as found:
+    with open_waves([(one,), (two, three), (three,)]) as found:
         assert found.shape == (3, 32768, 2) and found.rate == RATE
         np.testing.assert_array_equal(found[:, 5:9][0], every[5:9] / 32768)
         np.testing.assert_array_equal(found[:, 32760:99999][1], every[32760:] / 32768 + 7 / 2**23 - 1 / 3)
@@ -319,6 +319,39 @@ def test_all_problems_are_listed_together(song):
     with pytest.raises(JaxsepError, match="none of the 3 tracks could be scored"):
         score(song, partial=True)
     assert not (song / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("true", "made", "stems", "expected"),
+    [
+        ("other vocals bass drums", "drums bass vocals other", "", "vocals drums bass other"),
+        ("vocals drums bass other", "vocals accompaniment", "", "vocals accompaniment"),
+        ("vocals drums bass other mixture", "vocals bass accompaniment", "", "vocals drums bass other accompaniment"),
+        ("vocals drums bass other accompaniment", "vocals drums bass", "", "vocals drums bass other"),
+        ("vocals accompaniment", "vocals accompaniment mixture", "", "vocals accompaniment"),
+        ("vocals piano guitar", "vocals", "", "vocals guitar piano"),
+        ("vocals drums bass other", "vocals", "vocals,drums", "vocals drums"),
+        ("vocals drums bass other", "vocals", "vocals", "vocals rest"),
+        ("vocals drums bass other", "vocals", "accompaniment", "accompaniment rest"),
+        ("vocals", "vocals", "", "vocals"),
+    ],
+)
+def test_what_is_scored(true, made, stems, expected):
+    tracks = ({"A": {name: [] for name in names.split()}} for names in (true, made))
+    assert pairing.choose_sources(*tracks, tuple(filter(None, stems.split(",")))) == tuple(expected.split())
+
+
+def test_what_is_done_is_kept_when_another_track_fails(tmp_path):
+    def fail():
+        raise JaxsepError("torn")
+
+    done = scorefiles.Work("done", lambda: {"jaxsep": {}, "targets": []}, (), {})
+    failing = scorefiles.Work("bad", fail, (), {})
+    with pytest.raises(JaxsepError, match="track 'bad': torn; --partial"):
+        list(scorefiles.score_all([done, failing, done], tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["done.json"]
+    results = list(scorefiles.score_all([failing, done], tmp_path, partial=True))
+    assert [(result.name, result.error) for result in results] == [("bad", "torn"), ("done", None)]
 
 
 def test_folders_that_are_none(song, tmp_path):
