@@ -5,7 +5,10 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -179,6 +182,10 @@ def test_one_stem_is_scored_beside_the_rest(song):
     expected = 10 * np.log10(np.square(stems["bass"][:4000].reshape(2, -1)).sum(1) / np.square(error).sum(1))
     assert frames(read(song / "out" / "A song.json"), "bass") == pytest.approx(expected, abs=0.01)
     assert summary["scored_together"] == [["bass", "rest"]] and list(summary["frames"]) == ["bass"]
+    (pair,), _ = pairing.pair_tracks(*map(pairing.find_tracks, (song / "refs", song / "ests")), ("bass", "rest"), False)
+    with open_waves(pair.references) as references, open_waves(pair.estimates) as estimates:
+        np.testing.assert_allclose(estimates[:, :].sum(axis=0), references[:, :].sum(axis=0), atol=1e-12)
+        np.testing.assert_allclose(references[:, :].sum(axis=0), sum(stems.values()), atol=4 / 32768)
 
 
 def test_metrics_can_be_chosen(song):
@@ -341,17 +348,26 @@ def test_what_is_scored(true, made, stems, expected):
     assert pairing.choose_sources(*tracks, tuple(filter(None, stems.split(",")))) == tuple(expected.split())
 
 
-def test_what_is_done_is_kept_when_another_track_fails(tmp_path):
+def test_what_is_done_is_kept_when_another_track_fails(tmp_path, monkeypatch):
+    """In threads instead of processes: one track is still being scored when another fails."""
+    monkeypatch.setattr(scorefiles, "_processes", ThreadPoolExecutor)
+    failed = threading.Event()
+
     def fail():
+        failed.set()
         raise JaxsepError("torn")
 
-    done = scorefiles.Work("done", lambda: {"jaxsep": {}, "targets": []}, (), {})
-    failing = scorefiles.Work("bad", fail, (), {})
+    def outlast():
+        failed.wait()
+        time.sleep(0.1)
+        return {"jaxsep": {}, "targets": []}
+
+    work = [scorefiles.Work("done", outlast, (), {}), scorefiles.Work("bad", fail, (), {})]
     with pytest.raises(JaxsepError, match="track 'bad': torn; --partial"):
-        list(scorefiles.score_all([done, failing, done], tmp_path))
+        list(scorefiles.score_all(work, tmp_path, jobs=2))
     assert [path.name for path in tmp_path.iterdir()] == ["done.json"]
-    results = list(scorefiles.score_all([failing, done], tmp_path, partial=True))
-    assert [(result.name, result.error) for result in results] == [("bad", "torn"), ("done", None)]
+    results = list(scorefiles.score_all(work, tmp_path, jobs=2, partial=True))
+    assert {result.name: result.error for result in results} == {"bad": "torn", "done": None}
 
 
 def test_folders_that_are_none(song, tmp_path):
