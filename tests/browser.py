@@ -77,8 +77,12 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         """The value of an async function's body with `$`, the first element that a selector finds, and `args`."""
         body = "const $ = (selector) => document.querySelector(selector); const args = [...arguments].slice(0, -1);"
-        body += f"(async () => {{ {script} }})().then(arguments[arguments.length - 1])"
-        return self._call("POST", "/execute/async", {"script": body, "args": list(arguments)})
+        body += "const done = arguments[arguments.length - 1];"
+        body += f"(async () => {{ {script} }})().then((value) => done([value]), (error) => done(String(error)))"
+        answer = self._call("POST", "/execute/async", {"script": body, "args": list(arguments)})
+        if isinstance(answer, str):
+            raise AssertionError(f"{answer} in {script}")
+        return answer[0]
 
     def protocol(self, command: str, **parameters: Any) -> Any:
         """A command of Chrome's DevTools protocol."""

@@ -1,5 +1,6 @@
 """The page tells what the run folder holds, stands on its own, and its pictures show what was heard."""
 
+import dataclasses
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -481,6 +482,16 @@ def test_outliers_are_left_out_where_they_would_squeeze_the_boxes(tmp_path):
         path = boxes.draw_boxes([boxes.Box("a", np.append(calm, far)), boxes.Box("b", calm)], "x", tmp_path / "x.svg")
         assert words in (texts := "".join(ElementTree.parse(path).getroot().itertext()))
         assert ("60" in texts) == (far == 60)
+
+
+def test_a_run_has_one_colour_everywhere(tmp_path):
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", "configs/open_unmix.py:demo")]
+    song = make_song()
+    song = dataclasses.replace(song, estimates={"open_unmix:demo": song.estimates["a net"]})  # the other is not heard
+    page = write_page(runs, tmp_path / "out", songs=[song], title="t").read_text(encoding="utf-8")
+    assert re.search(r'<tr class="own run-2"><th scope="row">open_unmix', page)
+    assert re.search(r'<label class="run-2"><input[^>]*> open_unmix', page)
+    assert re.search(r'<path class="run-2"', page) and not re.search(r'<path class="run-1"', page)
 
 
 def test_missing_score_files_are_named(run):

@@ -56,7 +56,7 @@ def report(
                 f"--workdir={shlex.quote(str(run.folder))} --split={split}"
             )
     heard, reasons = separated_songs(runs, split, songs, seconds, data_root, notify) if songs else ([], [])
-    if any(scoring.is_musdb18(run.config.data) for run in runs):
+    if heard and any(scoring.is_musdb18(scoring.data_at(run.config.data, data_root)) for run in runs):
         reasons.append("MUSDB18 is for academic use only, and so are its clips here: do not publish this page.")
     options = [f"--split={split}", f"--songs={songs}", f"--seconds={seconds}", f"--clips={clips}"]
     options += [f"--data-root={data_root}"] if data_root else []

@@ -90,7 +90,8 @@ class Player {
     for (const stem of this.stems) {
       const on = solo ? pressed(stem, ".solo") : !pressed(stem, ".mute");
       levels[stem.dataset.source] = on ? Number(stem.querySelector(".volume").value) : 0;
-      stem.classList.toggle("off", this.heard.value !== "mixture" && !on);
+      const here = this.clips.some((clip) => clip.deck === this.heard.value && clip.source === stem.dataset.source);
+      stem.classList.toggle("off", this.heard.value !== "mixture" && !(on && here));
     }
     for (const clip of this.clips) {
       // The reference of a part of another source would be heard twice: it is heard when it is chosen.
@@ -289,7 +290,8 @@ const keys = {
     for (const button of player.root.querySelectorAll("[aria-pressed=true]:not(.loop)")) player.press(button, false);
   },
 };
-const own = { " ": "button, input, summary, a", ArrowLeft: "input", ArrowRight: "input", Home: "input" };
+const moved = "input, .scroll, pre"; // by arrows, when they have the focus
+const own = { " ": "button, input, summary, a", ArrowLeft: moved, ArrowRight: moved, Home: moved };
 
 document.addEventListener("keydown", (event) => {
   if (!current || !document.querySelector("#keys").checked || event.ctrlKey || event.altKey || event.metaKey) return;

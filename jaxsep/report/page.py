@@ -79,7 +79,7 @@ def write_page(
             lead=escape(_lead(read)),
             scores=_scores(read, classes, split, fresh),
             keys=_template("keys.html") if songs else "<p>No song to listen to; see the notes.</p>",
-            songs="\n".join(song_block(song, number, fresh, clips) for number, song in enumerate(songs, 1)),
+            songs="\n".join(song_block(song, number, fresh, clips, classes) for number, song in enumerate(songs, 1)),
             curves=_curves(read, fresh),
             facts="\n".join(_facts(run, facts or {}, alone=len(read) == 1) for run in read),
             notes=items([*notes, *_small_print(read)]),
@@ -93,8 +93,9 @@ def write_page(
 @contextlib.contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
     """A folder to write to, which takes the place of `out` when all went well."""
-    fresh, old = (out.with_name(f".{out.resolve().name}-{kind}-{os.getpid()}") for kind in ("new", "old"))
     check_out(out)
+    out = out.resolve()
+    fresh, old = (out.with_name(f".{out.name}-{kind}-{os.getpid()}") for kind in ("new", "old"))
     try:
         fresh.mkdir(parents=True)
         yield fresh

@@ -19,8 +19,15 @@ from jaxsep.report.song import MIXTURE, REFERENCE, Song
 Scores = Mapping[str, Float[np.ndarray, " n"]]  # deck -> SDR of each second
 
 
-def song_block(song: Song, number: int, folder: Path, format: str) -> str:
+def song_block(song: Song, number: int, folder: Path, format: str, colours: Mapping[str, str]) -> str:
     """The HTML of a song with its clips inside; its pictures go to `<folder>/song-<number>/`.
+
+    Args:
+        song: what is heard and seen.
+        number: of the song on the page, from 1.
+        folder: of the page.
+        format: of the clips.
+        colours: run -> the CSS class of its colour.
 
     Raises:
         JaxsepError: waves of different shapes, with samples that are not finite, or that the format cannot hold.
@@ -35,12 +42,13 @@ def song_block(song: Song, number: int, folder: Path, format: str) -> str:
     players = {key: _clip(song, *key, clip.url) for key, clip in clips.items()}
     scores = song.sdr()
     limits = timeline.bounds(list(scores.values()))
+    colour = {deck: colours.get(name, deck) for deck, name in song.decks.items()}
     lanes = [_mixture_lane(song, players.pop((MIXTURE, "")))]
     pictures = []
     for index, source in enumerate(song.sources, 1):
         of_source = {deck: row for (deck, name), row in scores.items() if name == source}
         mine = [html for (_, name), html in players.items() if name == source]
-        lanes.append(_lane(song, source, "".join(mine), of_source, limits))
+        lanes.append(_lane(song, source, "".join(mine), of_source, limits, colour))
         picture = draw_panel(song, source, home / f"{index}-{_slug(source)}.svg")
         seen = ", ".join(panel_waves(song, source))
         pictures.append(figure(quote(f"{home.name}/{picture.name}"), f"Spectrograms of {seen}: {source}"))
@@ -51,7 +59,7 @@ def song_block(song: Song, number: int, folder: Path, format: str) -> str:
 {_notes(song, gain, f"{len(clips)} clips in {format.upper()}, {size / 1e6:.1f} MB.", bool(scores))}
 <div class="player" role="group" aria-labelledby="song-{number}" data-seconds="{song.seconds:.6f}" data-rate="{rate}" \
 data-start="{song.start:g}" data-suffix="{format}">
-{_deck(song, number)}
+{_deck(song, number, colour)}
 <ul class="lanes">
 {chr(10).join(lanes)}
 </ul>
@@ -100,13 +108,16 @@ def _mixture_lane(song: Song, clip: str) -> str:
     )
 
 
-def _lane(song: Song, source: str, clips: str, scores: Scores, limits: tuple[float, float]) -> str:
+def _lane(
+    song: Song, source: str, clips: str, scores: Scores, limits: tuple[float, float], colour: Mapping[str, str]
+) -> str:
     """A stem: its name with the SDR of each run, its switches, and its waveform with SDR by second over it."""
     name = escape(source)
     waves = [song.truth, *song.estimates.values()]
     wave = next(stems[source] for stems in waves if source in stems)
     scale = float(np.abs(song.mixture.mean(axis=1)).max(initial=0))
-    lines = timeline.steps(scores, limits, song.seconds) if scores else ""
+    coloured = {colour[deck]: row for deck, row in scores.items()}
+    lines = timeline.steps(coloured, limits, song.seconds) if scores else ""
     seconds = {deck: [round(v, 2) if np.isfinite(v) else None for v in row.tolist()] for deck, row in scores.items()}
     axis = f'<span class="top">{limits[1]:g} dB</span><span class="bottom">{limits[0]:g}</span>' if scores else ""
     return f"""<li class="stem" data-source="{name}" data-sdr="{escape(json.dumps(seconds))}">
@@ -116,7 +127,7 @@ def _lane(song: Song, source: str, clips: str, scores: Scores, limits: tuple[flo
 <input type="range" class="volume" min="0" max="1" step="0.05" value="1" aria-label="Volume of {name}">\
 <button type="button" class="save" aria-label="Save {name} as it is heard">Save</button></span>
 <div class="lane" title="click: go there; drag: loop">{timeline.waveform(wave, scale, lines)}{axis}</div>
-<span class="scores">{"".join(_score(song, deck, source, scores.get(deck)) for deck in song.decks)}</span>
+<span class="scores">{"".join(_score(song, deck, source, row, colour[deck]) for deck, row in scores.items())}</span>
 </li>"""
 
 
@@ -125,10 +136,8 @@ def _switch(kind: str, name: str) -> str:
     return f'<button type="button" class="{kind}" aria-pressed="false" aria-label="{word} {name}">{word}</button>'
 
 
-def _score(song: Song, deck: str, source: str, seconds: Float[np.ndarray, " n"] | None) -> str:
+def _score(song: Song, deck: str, source: str, seconds: Float[np.ndarray, " n"], colour: str) -> str:
     """A run's SDR of the clip as a whole, room for that of the second that is heard, and a way to the worst second."""
-    if seconds is None:
-        return ""
     run, reference = song.decks[deck], song.truth[source]
     if is_silent(reference):
         value = "reference silent"
@@ -144,7 +153,7 @@ def _score(song: Song, deck: str, source: str, seconds: Float[np.ndarray, " n"] 
             f'<button type="button" class="worst" data-deck="{deck}" data-at="{second}" hidden '
             f'aria-label="{escape(f"Hear {run}, {source}, {words}")}">{words}</button>'
         )
-    return f'<span class="{deck}">{name} <b>{value}</b> {now}{worst}</span>'
+    return f'<span class="{colour}">{name} <b>{value}</b> {now}{worst}</span>'
 
 
 def clock(seconds: float) -> str:
@@ -152,10 +161,10 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def _deck(song: Song, number: int) -> str:
+def _deck(song: Song, number: int, colour: Mapping[str, str]) -> str:
     """Play button, position, loop, and the choice of what is heard; the script unhides it."""
     choices = "".join(
-        f'<label class="{deck}"><input type="radio" name="hear-{number}" value="{deck}"'
+        f'<label class="{colour[deck]}"><input type="radio" name="hear-{number}" value="{deck}"'
         f'{" checked" if deck == MIXTURE else ""}> {escape(name)} <kbd aria-hidden="true">{key}</kbd></label>'
         for key, (deck, name) in enumerate(song.decks.items(), 1)
     )

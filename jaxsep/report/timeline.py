@@ -39,7 +39,7 @@ def bounds(scores: Sequence[Float[np.ndarray, " n"]]) -> tuple[float, float]:
 
 
 def steps(scores: Mapping[str, Float[np.ndarray, " n"]], limits: tuple[float, float], seconds: float) -> str:
-    """SDR by second as lines over a `waveform`, one per deck, with a rule at 0 dB; no line where there is no score."""
+    """SDR by second as lines over a `waveform`, one per CSS class, a rule at 0 dB; gaps where there is no score."""
     low, high = limits
 
     def place(second: int, value: float) -> str:
@@ -48,7 +48,7 @@ def steps(scores: Mapping[str, Float[np.ndarray, " n"]], limits: tuple[float, fl
 
     zero = f'<path class="zero" d="M{place(0, 0.0)}H1000"/>'
     lines = []
-    for deck, row in scores.items():
+    for colour, row in scores.items():
         path, pen = "", "M"
         for second, value in enumerate(row):
             if np.isnan(value):
@@ -56,5 +56,5 @@ def steps(scores: Mapping[str, Float[np.ndarray, " n"]], limits: tuple[float, fl
                 continue
             path += f"{pen}{place(second, value)}L{place(second + 1, value)}"
             pen = "L"
-        lines.append(f'<path class="{deck}" d="{path}"/>')
+        lines.append(f'<path class="{colour}" d="{path}"/>')
     return zero + "".join(lines)
