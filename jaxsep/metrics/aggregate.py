@@ -81,7 +81,7 @@ def over(values: Sequence[float] | np.ndarray, how: str) -> float:
 
     An infinite score counts as NaN, as it does in museval's score files.
     """
-    return float(_over(np.array([*values, np.nan]), how, axis=0))
+    return float(_over(np.array([*values, np.nan]), how, axis=0))  # with a NaN, none is not an empty array
 
 
 def over_tracks(tracks: Sequence[Sequence[float]], frames: str, how: str) -> float:
