@@ -547,7 +547,8 @@ def test_songs_are_separated_as_a_whole_and_cut(tmp_path, songs, models):
     pair = "vocals,accompaniment=drums+bass+other"
     runs = [on(make_run(tmp_path / "a", tracks=["b side"]), songs), on(make_run(tmp_path / "b"), songs, pair)]
     said = []
-    heard, reasons = separated_songs(read_runs(runs, "test"), "test", 1, 3, notify=said.append)
+    read = read_runs(runs, "test")
+    heard, reasons = separated_songs(read, "test", 1, 3, notify=said.append)
     (song,) = heard
     assert reasons == [] and song.name == "b side (held out)"  # has scores, though it is not the first
     assert said == ["spleeter:demo (a): separating b side", "spleeter:demo (b): separating b side"]
@@ -565,11 +566,29 @@ def test_songs_are_separated_as_a_whole_and_cut(tmp_path, songs, models):
     np.testing.assert_allclose(song.references["accompaniment"], rest[part], atol=1e-6)
     assert song.parts == {"accompaniment"}  # drums, bass and other are heard already
 
+    assert [separated_songs(read, "test", 1, 3, start=s)[0][0].start for s in (0, 3, 9)] == [0, 3, 4]
+
     # Seconds of the clip are frames of the song's scores.
     truth = np.stack([stems[stem] for stem in SOURCES])
     whole = np.stack([(k + 1) * np.arange(len(mixture))[:, None] / SLOW / 100 * mixture for k in range(4)])
     frames = framewise_sdr(truth, whole, SLOW)[1, 2:5]
     np.testing.assert_allclose(song.sdr()["run-1", "drums"], frames, atol=1e-3)
+
+
+def test_the_bad_seconds_of_a_whole_song_are_named(tmp_path, songs, models):
+    run = on(make_run(tmp_path / "a", tracks=["a side", "b side"]), songs)
+    path = run / "scores" / "test" / "a side.json"
+    record = json.loads(path.read_text())
+    frames = [4.0, -7.5, float("nan"), 5.0, 0.25, 6.0, 1.0]
+    record["targets"][1]["frames"] = [{"metrics": {"SDR": value}} for value in frames]
+    path.write_text(json.dumps(record))
+    page = Page(command.report([run], tmp_path / "out", songs=1, seconds=2, start=1))
+    assert "spleeter:demo: lowest -7.5 at 0:01, 0.2 at 0:04, 1.0 at 0:06 dB" in page.shown
+    (heard, *_) = [values for tag, values in page.attributes if values.get("class") == "heard"]
+    assert float(heard["x"]) == pytest.approx(1000 / 7.0125, abs=0.1)
+    assert float(heard["width"]) == pytest.approx(2000 / 7.0125, abs=0.1)
+    page = Page(command.report([run], tmp_path / "out", songs=1, seconds=2, data_root=str(songs)))
+    assert "The whole song" not in page.shown and "lowest -7.5 at 0:01," not in page.shown
 
 
 def test_the_command_makes_the_page(tmp_path, songs, models, capsys):
@@ -619,6 +638,7 @@ def test_bad_input_is_one_line(tmp_path, songs, models, capsys):
         ([good, "--out", good], "holds something else than a report"),
         ([good, "--seconds=0"], "--seconds=0: expected 1 to 60"),
         ([good, "--songs=-1"], "--songs=-1: expected 0 or more"),
+        ([good, "--start=-2"], "--start=-2: expected 0 or more seconds"),
         ([good, "--clips=wav"], "--clips=wav: expected one of flac, mp3, opus"),
         ([good, other, "--out", tmp_path / "out"], "its 'other' is bass, that of another run other; report them apart"),
     ):

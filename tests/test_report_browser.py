@@ -59,7 +59,10 @@ def sweep(clip: tuple[str, str]) -> np.ndarray:
 def make_song(decks=("run-1", "run-2"), name="Sweeps & 'more'") -> Song:
     estimates = {NAMES[deck]: {source: sweep((deck, source)) for source in ("low", "high")} for deck in decks}
     references = {source: sweep(("reference", source)) for source in ("low", "high")}
-    return Song(name, RATE, sweep(("mixture", "")), estimates, references, start=60.0)
+    scored = {run: {source: [1.0, float("nan"), -3.0] * 26 for source in stems} for run, stems in estimates.items()}
+    mixture = sweep(("mixture", ""))
+    whole = np.tile(mixture, (10, 1))[: 78 * RATE]
+    return Song(name, RATE, mixture, estimates, references, start=60.0, whole=whole, scored=scored)
 
 
 def heard(samples: np.ndarray, rate: float) -> dict[tuple[str, str], tuple[float, float]]:

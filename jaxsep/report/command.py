@@ -22,6 +22,7 @@ def report(
     split: str = "test",
     songs: int = 2,
     seconds: int = 10,
+    start: int | None = None,
     clips: str = "mp3",
     data_root: str | None = None,
     notify: Callable[[str], None] = lambda line: None,
@@ -33,7 +34,8 @@ def report(
         out: the folder of the report; None = `<run>/report` of a single run, else `report`.
         split: "train", "valid" or "test".
         songs: to listen to, of each data set.
-        seconds: of each song, from its middle.
+        seconds: of each song.
+        start: where in each song; None = the middle.
         clips: a key of `TYPES`.
         data_root: songs of another data set than the runs'.
         notify: takes lines about the progress.
@@ -45,7 +47,7 @@ def report(
         JaxsepError: a choice that does not exist, not a run folder, a run without scores, runs that name other stems
             alike, or a folder that cannot be written.
     """
-    _check(split, songs, seconds, clips)
+    _check(split, songs, seconds, start, clips)
     out = out or (folders[0] / "report" if len(folders) == 1 else Path("report"))
     check_out(out)
     runs = read_runs(folders, split)
@@ -55,10 +57,11 @@ def report(
                 f"{run.folder}: no scores/{split}/summary.json; score it first: python eval.py "
                 f"--workdir={shlex.quote(str(run.folder))} --split={split}"
             )
-    heard, reasons = separated_songs(runs, split, songs, seconds, data_root, notify) if songs else ([], [])
+    heard, reasons = separated_songs(runs, split, songs, seconds, start, data_root, notify) if songs else ([], [])
     if heard and any(scoring.is_musdb18(scoring.data_at(run.config.data, data_root)) for run in runs):
         reasons.append("MUSDB18 is for academic use only, and so are its clips here: do not publish this page.")
     options = [f"--split={split}", f"--songs={songs}", f"--seconds={seconds}", f"--clips={clips}"]
+    options += [f"--start={start}"] if start is not None else []
     options += [f"--data-root={data_root}"] if data_root else []
     again = shlex.join(["jaxsep", "report", *map(str, folders), f"--out={out}", *options])
     return write_page(
@@ -73,13 +76,15 @@ def report(
     )
 
 
-def _check(split: str, songs: int, seconds: int, clips: str) -> None:
+def _check(split: str, songs: int, seconds: int, start: int | None, clips: str) -> None:
     if split not in SPLITS:
         raise JaxsepError(f"--split={split}: expected one of {', '.join(SPLITS)}")
     if songs < 0:
         raise JaxsepError(f"--songs={songs}: expected 0 or more")
     if not 1 <= seconds <= LONGEST:
         raise JaxsepError(f"--seconds={seconds}: expected 1 to {LONGEST}")
+    if (start or 0) < 0:
+        raise JaxsepError(f"--start={start}: expected 0 or more seconds")
     if clips not in TYPES:
         raise JaxsepError(f"--clips={clips}: expected one of {', '.join(TYPES)}")
 

@@ -10,6 +10,7 @@ from jaxsep import config as configs
 from jaxsep import scoring
 from jaxsep.data.tracks import MIXTURE, Track, open_tracks
 from jaxsep.errors import JaxsepError
+from jaxsep.metrics.aggregate import frames_of
 from jaxsep.report.runs import Run
 from jaxsep.report.song import Song
 
@@ -19,6 +20,7 @@ def separated_songs(
     split: str,
     count: int,
     seconds: int,
+    start: int | None = None,
     data_root: str | None = None,
     notify: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[Song], list[str]]:
@@ -31,6 +33,7 @@ def separated_songs(
         split: of the data.
         count: songs of each data set.
         seconds: of each song; it begins on a whole second, as the frames of the scores do.
+        start: its first second, or so late that it ends with the song; None = it is the middle.
         data_root: another data set, for all runs.
         notify: takes a line before each separation.
 
@@ -45,7 +48,7 @@ def separated_songs(
     for group in _of_the_same_data(runs, data_root):
         members = _members(group)
         tracks, mixture = _open(group, split, count, data_root, reasons)
-        waves = [_read(track, mixture, group[0], seconds) for track in tracks]
+        waves = [_read(track, mixture, group[0], seconds, start) for track in tracks]
         estimates: list[dict[str, dict[str, np.ndarray]]] = [{} for _ in tracks]
         for run in group if tracks else ():
             try:
@@ -60,7 +63,7 @@ def separated_songs(
                     found.pop(run.name, None)
         for track, (stems, part), found in zip(tracks, waves, estimates, strict=True):
             if found:
-                songs.append(_song(track, stems, part, found, members, mixture))
+                songs.append(_song(track, stems, part, found, members, mixture, _scored(group, track, data_root)))
     return songs, reasons
 
 
@@ -107,12 +110,13 @@ def _members(group: Sequence[Run]) -> dict[str, tuple[str, ...]]:
     return members
 
 
-def _read(track: Track, mixture: str, run: Run, seconds: int) -> tuple[dict[str, np.ndarray], slice]:
+def _read(track: Track, mixture: str, run: Run, seconds: int, start: int | None) -> tuple[dict[str, np.ndarray], slice]:
     """A whole song's stems and mixture, and the part of it that is shown."""
     names = configs.parse_stems(run.config.data.stems)
     stems = dict(zip(names, track.audio(names), strict=True))
     stems[MIXTURE] = track.audio([MIXTURE])[0] if mixture == "original" else np.sum(list(stems.values()), axis=0)
-    first = max(0, track.length // track.rate - seconds) // 2
+    latest = max(0, track.length // track.rate - seconds)
+    first = latest // 2 if start is None else min(start, latest)
     return stems, slice(first * track.rate, (first + seconds) * track.rate)
 
 
@@ -123,6 +127,7 @@ def _song(
     estimates: Mapping[str, Mapping[str, np.ndarray]],
     members: Mapping[str, tuple[str, ...]],
     mixture: str,
+    scored: Mapping[str, Mapping[str, Sequence[float]]],
 ) -> Song:
     heard = "not trained on it" if track.split == "test" else "not trained on it, but chosen by it"
     of = f"of the {track.split} songs" + ("" if track.split == "train" else f": the models were {heard}")
@@ -136,8 +141,19 @@ def _song(
         note=f"A part {of}, from {first:g} s on; separated as a whole. "
         f"The mixture is {'the released one' if mixture == 'original' else 'the sum of the stems'}.",
         start=first,
+        whole=stems[MIXTURE],
+        scored=scored,
         parts=_parts(estimates, members),
     )
+
+
+def _scored(runs: Sequence[Run], track: Track, data_root: str | None) -> dict[str, dict[str, list[float]]]:
+    """SDR by second of runs that were scored on this very song; songs of another data set may have its name."""
+    records = {run.name: run.tracks[track.name] for run in runs if track.name in run.tracks and data_root is None}
+    return {
+        name: {target["name"]: frames_of(record, target["name"], "SDR") for target in record["targets"]}
+        for name, record in records.items()
+    }
 
 
 def references(

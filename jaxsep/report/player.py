@@ -13,6 +13,7 @@ from jaxtyping import Float
 from jaxsep.metrics.sdr import is_silent, whole_track_sdr
 from jaxsep.report import timeline
 from jaxsep.report.clips import encode
+from jaxsep.report.overview import overview
 from jaxsep.report.panels import draw_panel, panel_waves
 from jaxsep.report.song import MIXTURE, REFERENCE, Song
 
@@ -65,6 +66,7 @@ data-start="{song.start:g}" data-suffix="{format}">
 </ul>
 <p class="status" role="status"></p>
 </div>
+{overview(song, colours)}
 <details class="panels"><summary>Spectrograms of {escape(song.name)}</summary>
 <div class="pictures">
 {chr(10).join(pictures)}
@@ -148,17 +150,12 @@ def _score(song: Song, deck: str, source: str, seconds: Float[np.ndarray, " n"],
     worst = ""
     if np.isfinite(seconds).any():
         second = int(np.nanargmin(seconds))
-        words = f"lowest {seconds[second]:.1f} at {clock(song.start + second)}"
+        words = f"lowest {seconds[second]:.1f} at {timeline.clock(song.start + second)}"
         worst = (
             f'<button type="button" class="worst" data-deck="{deck}" data-at="{second}" hidden '
             f'aria-label="{escape(f"Hear {run}, {source}, {words}")}">{words}</button>'
         )
     return f'<span class="{colour}">{name} <b>{value}</b> {now}{worst}</span>'
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds, as in 3:07."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def _deck(song: Song, number: int, colour: Mapping[str, str]) -> str:
@@ -170,7 +167,7 @@ def _deck(song: Song, number: int, colour: Mapping[str, str]) -> str:
     )
     return f"""<div class="deck" hidden>
 <button type="button" class="play">Play</button>
-<span class="time">{clock(song.start)} / {clock(song.start + song.seconds)}</span>
+<span class="time">{timeline.clock(song.start)} / {timeline.clock(song.start + song.seconds)}</span>
 <input type="range" class="seek" min="0" max="{song.seconds:.2f}" step="0.01" value="0" aria-label="Position">
 <span class="looping"><button type="button" class="loop" aria-pressed="false">Loop</button>\
 <button type="button" class="from" aria-label="Loop from here">from</button>\

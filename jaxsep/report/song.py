@@ -1,7 +1,7 @@
 """What is heard and seen of a song: its mixture, what runs made of it, and the truth where it is known."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +26,8 @@ class Song:
         references: source -> wave [t c], or None where nobody knows them.
         note: what a reader has to know about it, one or two sentences.
         start: second of the whole song at which it begins.
+        whole: the mixture of the whole song [u c], where this is a part of one.
+        scored: run -> source -> SDR of each second of the whole song, in dB.
         parts: sources that other sources contain, as drums are in an accompaniment; together they would be too much.
     """
 
@@ -36,6 +38,8 @@ class Song:
     references: Mapping[str, np.ndarray] | None = None
     note: str = ""
     start: float = 0.0
+    whole: Float[np.ndarray, "u c"] | None = None
+    scored: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     parts: Collection[str] = ()
 
     @property

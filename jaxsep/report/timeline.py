@@ -9,6 +9,11 @@ COLUMNS = 400
 LOWEST = -10.0  # dB; a worse second is drawn there
 
 
+def clock(seconds: float | int) -> str:
+    """Minutes and seconds, as in 3:07."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
 def envelope(wave: Float[np.ndarray, "t c"], scale: float) -> str:
     """The outline of a wave as SVG: lowest and highest sample of each of at most 400 stretches of time.
 
