@@ -297,6 +297,7 @@ def _add_report(commands: Any) -> None:
     add("--split", default="test", metavar="test|valid|train", help="default: test")
     add("--songs", type=int, default=2, metavar="N", help="to listen to, of each data set; default: 2")
     add("--seconds", type=int, default=10, metavar="S", help="of each song, from its middle; default: 10")
+    add("--start", type=int, metavar="S", help="first second of each song instead of the middle")
     add("--clips", default="mp3", metavar="mp3|opus|flac", help="default: mp3")
     add("--data-root", metavar="DIR", help="listen to another data set than the runs' own")
 
@@ -471,6 +472,7 @@ def _report(args: argparse.Namespace) -> int:
         split=args.split,
         songs=args.songs,
         seconds=args.seconds,
+        start=args.start,
         clips=args.clips,
         data_root=args.data_root,
         notify=lambda line: print(line, file=sys.stderr),
