@@ -1,6 +1,7 @@
 """Songs to listen to: parts of a split's songs, as each run separates them, with the truth beside them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,12 @@ from jaxsep.errors import JaxsepError
 from jaxsep.metrics.aggregate import frames_of
 from jaxsep.report.runs import Run
 from jaxsep.report.song import Song
+
+SEEN = {  # split -> what the models know of it, in words
+    "train": (", which the models were trained on", " (trained on)"),
+    "valid": (", by which the models were chosen, but not trained", " (held out)"),
+    "test": (", which the models were not trained on", " (held out)"),
+}
 
 
 def separated_songs(
@@ -48,22 +55,23 @@ def separated_songs(
     for group in _of_the_same_data(runs, data_root):
         members = _members(group)
         tracks, mixture = _open(group, split, count, data_root, reasons)
-        waves = [_read(track, mixture, group[0], seconds, start) for track in tracks]
+        known = [_known(track, _part(track, seconds, start), members, mixture, data_root is None) for track in tracks]
         estimates: list[dict[str, dict[str, np.ndarray]]] = [{} for _ in tracks]
         for run in group if tracks else ():
             try:
                 model = jaxsep.load(run.folder)
-                for track, (stems, part), found in zip(tracks, waves, estimates, strict=True):
+                for song, track, found in zip(known, tracks, estimates, strict=True):
                     notify(f"{run.name}: separating {track.name}")
-                    whole = model.separate(stems[MIXTURE], track.rate)
-                    found[run.name] = {source: wave[part].copy() for source, wave in whole.items()}
+                    part = _part(track, seconds, start)
+                    found[run.name] = {s: w[part].copy() for s, w in model.separate(song.whole, song.rate).items()}
             except JaxsepError as error:
                 reasons.append(f"{run.name} cannot be heard: {error}")
                 for found in estimates:
                     found.pop(run.name, None)
-        for track, (stems, part), found in zip(tracks, waves, estimates, strict=True):
+        for song, track, found in zip(known, tracks, estimates, strict=True):
             if found:
-                songs.append(_song(track, stems, part, found, members, mixture, _scored(group, track, data_root)))
+                scored = _scored(group, track) if data_root is None else {}
+                songs.append(replace(song, estimates=found, scored=scored, parts=_parts(found, members)))
     return songs, reasons
 
 
@@ -110,46 +118,35 @@ def _members(group: Sequence[Run]) -> dict[str, tuple[str, ...]]:
     return members
 
 
-def _read(track: Track, mixture: str, run: Run, seconds: int, start: int | None) -> tuple[dict[str, np.ndarray], slice]:
-    """A whole song's stems and mixture, and the part of it that is shown."""
-    names = configs.parse_stems(run.config.data.stems)
-    stems = dict(zip(names, track.audio(names), strict=True))
-    stems[MIXTURE] = track.audio([MIXTURE])[0] if mixture == "original" else np.sum(list(stems.values()), axis=0)
+def _part(track: Track, seconds: int, start: int | None) -> slice:
     latest = max(0, track.length // track.rate - seconds)
     first = latest // 2 if start is None else min(start, latest)
-    return stems, slice(first * track.rate, (first + seconds) * track.rate)
+    return slice(first * track.rate, min((first + seconds) * track.rate, track.length))
 
 
-def _song(
-    track: Track,
-    stems: Mapping[str, np.ndarray],
-    part: slice,
-    estimates: Mapping[str, Mapping[str, np.ndarray]],
-    members: Mapping[str, tuple[str, ...]],
-    mixture: str,
-    scored: Mapping[str, Mapping[str, Sequence[float]]],
-) -> Song:
-    heard = "not trained on it" if track.split == "test" else "not trained on it, but chosen by it"
-    of = f"of the {track.split} songs" + ("" if track.split == "train" else f": the models were {heard}")
-    first = part.start / track.rate
+def _known(track: Track, part: slice, members: Mapping[str, tuple[str, ...]], mixture: str, own: bool) -> Song:
+    """A part of a song before it is separated; `own`: of the data that the runs were trained on."""
+    names = list(track.stems)
+    stems = dict(zip(names, track.audio(names), strict=True))
+    whole = track.audio([MIXTURE])[0] if mixture == "original" else np.sum(list(stems.values()), axis=0)
+    words, suffix = SEEN[track.split] if own else ("", "")
+    first, last = part.start / track.rate, part.stop / track.rate
     return Song(
-        name=f"{track.name} ({'trained on' if track.split == 'train' else 'held out'})",
+        name=track.name + suffix,
         rate=track.rate,
-        mixture=stems[MIXTURE][part],
-        estimates=estimates,
+        mixture=whole[part],
+        estimates={},
         references=references(stems, members, part) or None,
-        note=f"A part {of}, from {first:g} s on; separated as a whole. "
-        f"The mixture is {'the released one' if mixture == 'original' else 'the sum of the stems'}.",
+        note=f"Seconds {first:.4g} to {last:.4g} of a song of the {track.split} set{words}, cut from what was made of "
+        f"the whole song. The mixture is {'the released one' if mixture == 'original' else 'the sum of the stems'}.",
         start=first,
-        whole=stems[MIXTURE],
-        scored=scored,
-        parts=_parts(estimates, members),
+        whole=whole,
     )
 
 
-def _scored(runs: Sequence[Run], track: Track, data_root: str | None) -> dict[str, dict[str, list[float]]]:
-    """SDR by second of runs that were scored on this very song; songs of another data set may have its name."""
-    records = {run.name: run.tracks[track.name] for run in runs if track.name in run.tracks and data_root is None}
+def _scored(runs: Sequence[Run], track: Track) -> dict[str, dict[str, list[float]]]:
+    """SDR by second of the runs that were scored on this song."""
+    records = {run.name: run.tracks[track.name] for run in runs if track.name in run.tracks}
     return {
         name: {target["name"]: frames_of(record, target["name"], "SDR") for target in record["targets"]}
         for name, record in records.items()

@@ -144,7 +144,7 @@ def _score(song: Song, deck: str, source: str, seconds: Float[np.ndarray, " n"],
     if is_silent(reference):
         value = "reference silent"
     else:
-        value = f"{whole_track_sdr(reference[None], song.estimates[run][source][None])[0]:.1f} dB"
+        value = f"{whole_track_sdr(reference[None], song.stems(deck)[source][None])[0]:.1f} dB"
     name = escape(run) if len(song.estimates) > 1 else "SDR"
     now = f'<span class="now" data-deck="{deck}" aria-hidden="true"></span>'
     worst = ""

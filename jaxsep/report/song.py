@@ -63,22 +63,25 @@ class Song:
         runs = {f"run-{number}": name for number, name in enumerate(self.estimates, 1)}
         return {MIXTURE: MIXTURE, **runs, **({REFERENCE: "reference"} if self.truth else {})}
 
+    def stems(self, deck: str) -> Mapping[str, np.ndarray]:
+        """Source -> wave [t c] of a deck; the mixture has none."""
+        if deck in (MIXTURE, REFERENCE):
+            return self.truth if deck == REFERENCE else {}
+        return self.estimates[self.decks[deck]]
+
     def waves(self) -> dict[tuple[str, str], np.ndarray]:
         """All waves [t c] by (deck, source): the mixture (source ""), then source by source each run and the truth."""
-        waves = {(MIXTURE, ""): self.mixture}
-        for source in self.sources:
-            for deck, run in self.decks.items():
-                if source in (stems := self.estimates.get(run, {}) if deck != REFERENCE else self.truth):
-                    waves[deck, source] = stems[source]
-        return waves
+        of = {deck: self.stems(deck) for deck in self.decks}
+        stems = {(deck, name): of[deck][name] for name in self.sources for deck in of if name in of[deck]}
+        return {(MIXTURE, ""): self.mixture, **stems}
 
     def sdr(self) -> dict[tuple[str, str], Float[np.ndarray, " n"]]:
         """SDR of each whole second by (deck, source), in dB; a run's sources are scored together."""
         scores = {}
-        for deck, run in self.decks.items():
-            stems = self.estimates.get(run, {}) if deck not in (MIXTURE, REFERENCE) else {}
+        for deck in self.decks:
+            stems = self.stems(deck)
             known = [source for source in stems if source in self.truth]
-            if known:
+            if known and deck != REFERENCE:
                 references, estimates = (np.stack([of[source] for source in known]) for of in (self.truth, stems))
                 rows = framewise_sdr(references, estimates, self.rate)
                 scores |= {(deck, source): row for source, row in zip(known, rows, strict=True)}
