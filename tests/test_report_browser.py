@@ -330,7 +330,7 @@ def test_keyboard_shortcuts(window):
     window.press("3")
     assert levels(window.listen_again()) == {("run-2", "low"): 1.0, ("run-2", "high"): 1.0}
     assert window.run("return $('.status').textContent") == f"Hearing {NAMES['run-2']}"
-    window.press("4")
+    window.press("r")
     window.press("x")
     assert {deck for deck, _ in window.listen_again()["heard"]} == {"run-2"}
     window.press("x")

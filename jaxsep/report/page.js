@@ -282,6 +282,7 @@ const keys = {
   ArrowLeft: (player) => player.seek(player.position - 1),
   ArrowRight: (player) => player.seek(player.position + 1),
   Home: (player) => player.seek(0),
+  r: (player) => player.hear(player.decks.find((deck) => deck.value === "reference")),
   x: (player) => player.hear(player.before),
   l: (player) => player.region({ on: !player.loop.on }),
   "[": (player) => player.region({ on: true, from: player.position }),

@@ -162,7 +162,8 @@ def _deck(song: Song, number: int, colour: Mapping[str, str]) -> str:
     """Play button, position, loop, and the choice of what is heard; the script unhides it."""
     choices = "".join(
         f'<label class="{colour[deck]}"><input type="radio" name="hear-{number}" value="{deck}"'
-        f'{" checked" if deck == MIXTURE else ""}> {escape(name)} <kbd aria-hidden="true">{key}</kbd></label>'
+        f"{' checked' if deck == MIXTURE else ''}> {escape(name)}"
+        + (f' <kbd aria-hidden="true">{key}</kbd></label>' if key < 10 else "</label>")
         for key, (deck, name) in enumerate(song.decks.items(), 1)
     )
     return f"""<div class="deck" hidden>

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 INK = "#010203"  # stands for the page's text colour until the file is written
 # Each stands out from the page and its panels by 3:1 or more, in light and in dark (WCAG 2.1, 1.4.11).
-COLOURS = ("#2f86d6", "#d06a1c", "#28916a", "#a56bd1", "#d1495b", "#8a8f2a", "#3a9499", "#b5739d")
+COLOURS = ("#2f86d6", "#d06a1c", "#28916a", "#a56bd1", "#d1495b", "#8a8f2a", "#3a9499", "#b5739d", "#778390")
 
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
