@@ -30,10 +30,12 @@ class Player {
     this.find(".loop").addEventListener("click", () => this.region({ on: !this.loop.on }));
     this.find(".from").addEventListener("click", () => this.region({ on: true, from: this.position }));
     this.find(".to").addEventListener("click", () => this.region({ on: true, to: this.position }));
-    this.heard = this.decks[0];
+    this.heard = this.decks.find((deck) => deck.checked); // a browser may remember the choice when the page is reloaded
     for (const deck of this.decks) deck.addEventListener("change", () => this.hear(deck));
     for (const stem of this.stems) this.equip(stem);
-    for (const lane of root.querySelectorAll(".lane")) lane.addEventListener("pointerdown", (event) => this.drag(lane, event));
+    for (const lane of root.querySelectorAll(".lane")) {
+      lane.addEventListener("pointerdown", (event) => this.drag(lane, event));
+    }
     for (const part of root.querySelectorAll("[hidden]")) part.hidden = false;
     for (const clip of root.querySelectorAll(".clip")) clip.hidden = true;
     root.addEventListener("focusin", () => (current = this));
