@@ -24,11 +24,10 @@ from jaxtyping import Array, Bool, Complex, Float
 from jaxsep.metrics.waves import Waves
 
 TAPS = 512  # L, of the distortion filters
-BLOCK, BLOCKS = 8192, 8  # samples per transform of the correlations, and transforms at a time: as a cache holds them
+BLOCK, BLOCKS = 4096, 16  # samples per transform of the correlations, and transforms at a time: as a cache holds them
 EMPTY = 1e-14  # energy of a channel's axis that is rounding, relative to the strongest one's
 LOADING = 1e-13  # of a matrix that is not positive definite in float64, relative to its diagonal
 DOUBTFUL = 1e13  # condition number from which rounding moves the ratios by some 1e-3 dB
-SWEEPS = 4  # of power iteration: the order of magnitude of a condition number
 MODES = ("v4", "v3")
 
 
@@ -84,10 +83,13 @@ class _Pair(NamedTuple):
     references: Waves
     estimates: Waves
 
-    def read(self, start: int, count: int, length: int) -> Float[np.ndarray, "w c t"]:
-        """`count` samples of all waves, references first, with zeros behind them up to `length`."""
-        both = np.concatenate([waves[:, start : start + count] for waves in self]).transpose(0, 2, 1)
-        return np.pad(both, ((0, 0), (0, 0), (0, length - both.shape[2])))
+    def read(self, start: int, stop: int, length: int) -> tuple[Float[np.ndarray, "s t c"], Float[np.ndarray, "s t c"]]:
+        """Samples start..stop of both, at most `length` of them, with zeros behind them up to `length`."""
+        stop = min(stop, start + length)
+        references, estimates = self.references[:, start:stop], self.estimates[:, start:stop]
+        if missing := length - (stop - start):
+            references, estimates = (np.pad(x, ((0, 0), (0, missing), (0, 0))) for x in (references, estimates))
+        return references, estimates
 
 
 def _device() -> Any:
@@ -122,25 +124,40 @@ def _correlate(pair: _Pair, start: int, stop: int) -> tuple[Float[Array, "r x l"
         first.
     """
     step = BLOCK - TAPS + 1
-    longest = BLOCKS * step + TAPS - 1
-    total: Any = 0.0
-    audible = np.zeros(2 * pair.references.shape[0], bool)
+    sources, _, channels = pair.references.shape
+    spectra: Any = jnp.zeros((sources * channels, 2 * sources * channels, BLOCK // 2 + 1), jnp.complex128)
+    audible: Any = jnp.zeros(2 * sources, bool)
     for first in range(start, stop, BLOCKS * step):
-        waves = pair.read(first, min(longest, stop - first), longest)
-        audible |= (waves.sum(axis=1) != 0).any(axis=1)
-        total = total + _cross_spectra(waves)
-    return jnp.fft.irfft(total, BLOCK)[..., :TAPS], audible
+        waves = pair.read(first, stop, BLOCKS * step + TAPS - 1)
+        spectra, audible = _add_cross_spectra(spectra, audible, *waves)
+    return jnp.fft.irfft(spectra, BLOCK)[..., :TAPS], np.asarray(audible)
 
 
-@jax.jit
-def _cross_spectra(waves: Float[Array, "w c t"]) -> Complex[Array, "r x f"]:
-    """Reference channels, cut into blocks, against all channels in the same blocks and the L - 1 samples behind."""
+@partial(jax.jit, donate_argnums=(0, 1))
+def _add_cross_spectra(
+    spectra: Complex[Array, "r x f"],
+    audible: Bool[Array, " w"],
+    references: Float[Array, "s t c"],
+    estimates: Float[Array, "s t c"],
+) -> tuple[Complex[Array, "r x f"], Bool[Array, " w"]]:
+    """Adds those of reference channels in blocks with all channels there and L - 1 samples on, and what is heard."""
     step = BLOCK - TAPS + 1
-    rows = waves.astype(jnp.float64).reshape(-1, waves.shape[-1])
+    waves = _together(references, estimates)
+    rows = waves.reshape(-1, waves.shape[-1])
     longer = jnp.stack([rows[:, i * step : i * step + BLOCK] for i in range(BLOCKS)])
     shorter = longer[:, : len(rows) // 2, :step]
     left, right = jnp.fft.rfft(shorter, BLOCK), jnp.fft.rfft(longer)
-    return (left.conj()[:, :, None] * right[:, None]).sum(axis=0)
+    return spectra + (left.conj()[:, :, None] * right[:, None]).sum(axis=0), audible | ~_silent(waves)
+
+
+def _together(references: Float[Array, "s t c"], estimates: Float[Array, "s t c"]) -> Float[Array, "w c t"]:
+    """All waves in float64, references first."""
+    return jnp.concatenate([references, estimates]).astype(jnp.float64).swapaxes(1, 2)
+
+
+def _silent(waves: Float[Array, "w c t"]) -> Bool[Array, " w"]:
+    """What museval calls silent: the channels of a wave sum to zero in every sample."""
+    return (waves.sum(axis=1) == 0).all(axis=-1)
 
 
 def _filters(
@@ -215,18 +232,18 @@ def _cholesky(
     gram: Float[Array, "n n"], products: Float[Array, "n e"], loading: float | Float[Array, ""]
 ) -> tuple[Float[Array, "n e"], Float[Array, ""]]:
     """The solution and the condition number; both NaN where the matrix is not positive definite."""
-    scale = jax.lax.rsqrt(jnp.diagonal(gram))
-    gram = scale[:, None] * gram * scale
+    scale = jax.lax.rsqrt(jnp.diagonal(gram))[:, None]
+    gram = scale * gram * scale.T
     factor = jnp.linalg.cholesky(gram + loading * jnp.eye(len(gram)), symmetrize_input=False), True
-
-    def largest(multiply: Any) -> Array:
-        vector = jnp.cos(jnp.arange(len(gram), dtype=gram.dtype) ** 2)
-        for _ in range(SWEEPS):
-            vector = multiply(vector / jnp.linalg.norm(vector))
-        return jnp.linalg.norm(vector)
-
-    condition = largest(lambda vector: gram @ vector) * largest(lambda vector: cho_solve(factor, vector))
-    return scale[:, None] * cho_solve(factor, scale[:, None] * products), condition
+    noise = jnp.cos(jnp.arange(len(gram), dtype=gram.dtype) ** 2)[:, None]
+    solution = cho_solve(factor, jnp.concatenate([scale * products, noise], axis=1))
+    # Two steps of inverse iteration, of which the solution brings one, tell the order of the smallest eigenvalue.
+    once = solution[:, -1]
+    largest, smallest = (
+        jnp.abs(gram).sum(axis=0).max(),
+        jnp.linalg.norm(once) / jnp.linalg.norm(cho_solve(factor, once)),
+    )
+    return scale * solution[:, :-1], largest / smallest
 
 
 def _score(
@@ -235,17 +252,21 @@ def _score(
     """SDR, ISR, SIR and SAR of the frames that begin at `starts`."""
     size = _fast_size(window + TAPS - 1)
     spectra = jnp.fft.rfft(everything, size), jnp.fft.rfft(own, size)
-    return np.stack([_metrics(pair.read(start, window, window), *spectra, size) for start in starts], axis=-1)
+    frames = (pair.read(start, start + window, window) for start in starts)
+    return np.stack([_metrics(*frame, *spectra, size) for frame in frames], axis=-1)
 
 
 @partial(jax.jit, static_argnames="size")
 def _metrics(
-    frame: Float[Array, "w c t"], everything: Complex[Array, "r e f"], own: Complex[Array, "s c o f"], size: int
+    references: Float[Array, "s t c"],
+    estimates: Float[Array, "s t c"],
+    everything: Complex[Array, "r e f"],
+    own: Complex[Array, "s c o f"],
+    size: int,
 ) -> Float[Array, "4 s"]:
     """The four ratios of each source in one frame, NaN where the frame is silent in any."""
-    frame = frame.astype(jnp.float64)
-    references, estimates = jnp.split(frame, 2)
-    true, estimated = jnp.split(jnp.fft.rfft(frame, size), 2)
+    waves = _together(references, estimates)
+    true, estimated = jnp.split(jnp.fft.rfft(waves, size), 2)
     image = (true[:, :, None] * own).sum(axis=1)  # P_j e_j, [s o f]
     projection = (true.reshape(-1, 1, true.shape[-1]) * everything).sum(axis=0).reshape(true.shape)  # P e_j
 
@@ -254,16 +275,16 @@ def _metrics(
         squares = (spectrum * spectrum.conj()).real
         return (2 * squares.sum(axis=-1) - squares[..., 0] - squares[..., -1]).sum(axis=-1) / size
 
-    energy = jnp.square(references).sum(axis=(1, 2))
+    reference, estimate = jnp.split(waves, 2)
+    energy = jnp.square(reference).sum(axis=(1, 2))
     ratios = (
-        (energy, jnp.square(references - estimates).sum(axis=(1, 2))),
+        (energy, jnp.square(reference - estimate).sum(axis=(1, 2))),
         (energy, power(image - true)),
         (power(image), power(projection - image)),
         (power(projection), power(estimated - projection)),
     )
     decibels = jnp.stack([jnp.where(below == 0, jnp.inf, 10 * jnp.log10(above / below)) for above, below in ratios])
-    silent = (frame.sum(axis=1) == 0).all(axis=-1).any()
-    return jnp.where(silent, jnp.nan, decibels)
+    return jnp.where(_silent(waves).any(), jnp.nan, decibels)
 
 
 def _fast_size(length: int) -> int:
