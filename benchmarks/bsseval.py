@@ -4,7 +4,7 @@
     python benchmarks/bsseval.py --seconds=30
 
 The song is a built-in one, its estimates an ideal ratio mask's. Ours runs once before it is timed, which compiles it,
-and then three times, of which the median counts; museval is plain NumPy and SciPy, takes a minute or more and runs once.
+and then three times, of which the median counts; museval is plain NumPy and SciPy, takes minutes and runs once.
 """
 
 import argparse
