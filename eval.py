@@ -31,19 +31,19 @@ def evaluate(options: argparse.Namespace, command: str) -> str:
     from tqdm import tqdm
 
     from jaxsep import config as configs
-    from jaxsep import estimators, scorefiles, scoring
     from jaxsep.baselines import catalogue
     from jaxsep.card import write_card
     from jaxsep.data.tracks import open_tracks
     from jaxsep.metrics import aggregate, museval
     from jaxsep.metrics.song import Task
+    from jaxsep.scoring import estimators, scorefiles, splits
     from jaxsep.tables import comparison
 
     # --- Songs: those of the run's config, unless others are named ----------------------------------------------------
     config: Any = configs.run_config(options.workdir) if options.workdir else configs.defaults()
-    data = scoring.data_at(config.data, options.data_root)
-    known: dict[str, scoring.Result] = {}
-    refused = lambda name, error: known.update({name: scoring.Result(name, error=str(error))})
+    data = splits.data_at(config.data, options.data_root)
+    known: dict[str, splits.Result] = {}
+    refused = lambda name, error: known.update({name: splits.Result(name, error=str(error))})
     songs = open_tracks(data, options.split, options.workdir, refused if options.partial else None)
     tracks, in_split = songs[: options.limit], len(songs) + len(known)
 
@@ -67,7 +67,7 @@ def evaluate(options: argparse.Namespace, command: str) -> str:
             raise JaxsepError("needs the training songs of a run; give --workdir")
         moved = config.data.root and not Path(config.data.root).is_dir()
         training = lambda: open_tracks(data if moved else config.data, "train", options.workdir)
-        gains = scoring.fixed_equaliser(options.workdir / "scores/equaliser.npz", task, training, tracks, say)
+        gains = splits.fixed_equaliser(options.workdir / "scores/equaliser.npz", task, training, tracks, say)
         task = dataclasses.replace(task, equaliser=gains)
     except JaxsepError as error:
         missing["fixed equaliser"] = str(error)
@@ -76,20 +76,20 @@ def evaluate(options: argparse.Namespace, command: str) -> str:
 
     # --- Scores: a track is separated while those before it are scored ------------------------------------------------
     how = {"jobs": options.jobs, "partial": options.partial}
-    results = scoring.score_tracks(tracks, separate, task, options.out, provenance, **how)
+    results = splits.score_tracks(tracks, separate, task, options.out, provenance, **how)
     for result in tqdm(results, total=len(tracks), unit="track", disable=None):
         known[result.name] = result
         say(f"[{len(known)}/{len(tracks) + in_split - len(songs)}] {result}")
 
     # --- Table --------------------------------------------------------------------------------------------------------
-    summary = scoring.summarise([known[name] for name in sorted(known)], task, provenance)
+    summary = splits.summarise([known[name] for name in sorted(known)], task, provenance)
     summary |= {"command": command, "tracks_in_split": in_split, "missing": missing, "channels": config.channels}
     published = "" if options.phase == "ideal" else comparison.beside(summary)
     table = "\n\n".join(filter(None, (aggregate.table(summary), published)))
     scorefiles.write_summary(options.out, summary, table)
     if not options.baseline and options.workdir / "scores" in options.out.parents:
         write_card(options.workdir)
-    academic = "; MUSDB18 is for academic use only, and so are these scores" if scoring.is_musdb18(data) else ""
+    academic = "; MUSDB18 is for academic use only, and so are these scores" if splits.is_musdb18(data) else ""
     return f"{table}\n\nWritten to {options.out}{academic}"
 
 

@@ -28,7 +28,7 @@ KNOWN_DATA = {
 def write_card(workdir: str | Path) -> Path:
     """Writes `MODEL_CARD.md` from what the run folder holds so far, and returns its path.
 
-    Reads `config.json`, `run.json`, `metrics.jsonl` and `scores/*/summary.json`. The block between the lines `---` is
+    Reads `config.json`, `run.json`, `metrics.jsonl` and the `scores/<split>/summary.json`. The block between the lines `---` is
     JSON (and so YAML): name, license, training_data, commercial_use, sources, sample_rate, scores; for imported
     weights also origin, which is what their authors state.
 
@@ -39,7 +39,8 @@ def write_card(workdir: str | Path) -> Path:
     config, run = run_config(folder), read_run(folder)
     valid = [line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "valid"]
     best = max(valid, key=lambda line: line["sdr"], default=None)
-    scores = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("scores/*/summary.json"))}
+    files = {split: folder / "scores" / split / "summary.json" for split in ("test", "train", "valid")}
+    scores = {split: json.loads(path.read_text()) for split, path in files.items() if path.exists()}
     head = _head(config, run, terms(folder), best, scores)
     text = "\n".join(["---", json.dumps(head, indent=2), "---", *_body(config, run, head, best, scores), ""])
     write_text(folder / FILE, text)

@@ -416,7 +416,7 @@ def _tables(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from jaxsep import reproduce
+    from jaxsep.scoring import reproduce
 
     out = args.out or Path("runs", "reproduce", args.system)
     command = ["jaxsep", "reproduce", args.system, "--data", str(args.data), "--out", str(out)]
@@ -439,7 +439,7 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
-    from jaxsep import folders
+    from jaxsep.scoring import folders
 
     table = folders.score_folders(
         args.references,
@@ -457,7 +457,7 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from jaxsep import significance
+    from jaxsep.scoring import significance
 
     print(significance.compare(*args.scores))
     return 0

@@ -33,8 +33,11 @@ def imported_by(code, *arguments):
     return done.stdout.splitlines()[-1].strip()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["separate", "--help"], ["models", "--help"], ["data", "--help"]])
-def test_help_imports_nothing_heavy(arguments):
+@pytest.mark.parametrize(
+    "command", ["", "separate", "models", "data", "score", "compare", "tables", "reproduce", "report", "weights"]
+)
+def test_help_imports_nothing_heavy(command):
+    arguments = [*command.split(), "--help"]
     assert imported_by(f"from jaxsep import cli; cli.main({arguments!r})") == "[]"
 
 

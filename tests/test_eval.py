@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from jaxsep import scorefiles, scoring
 from jaxsep.errors import JaxsepError
 from jaxsep.metrics import museval
 from jaxsep.metrics.song import Task, score_song
+from jaxsep.scoring import scorefiles, splits
 
 RATE = 2000
 STEMS = ("vocals", "drums", "bass", "other")
@@ -57,7 +57,7 @@ class Halver:
 
 def run(folder, tracks=TRACKS, separate=None, task=TASK, provenance=None, **options):
     provenance = provenance or {"checkpoint": 1}
-    return list(scoring.score_tracks(tracks, separate or Halver(), task, folder, provenance, **options))
+    return list(splits.score_tracks(tracks, separate or Halver(), task, folder, provenance, **options))
 
 
 def test_songs_are_scored_at_the_rate_of_the_task():
@@ -117,7 +117,7 @@ def test_processes_leave_the_accelerator_alone(tmp_path, monkeypatch):
 
 def test_goes_on_where_it_stopped(tmp_path):
     with pytest.raises(RuntimeError, match="killed"):
-        for result in scoring.score_tracks(TRACKS, Halver(), TASK, tmp_path, {"checkpoint": 1}):
+        for result in splits.score_tracks(TRACKS, Halver(), TASK, tmp_path, {"checkpoint": 1}):
             if result.name == "B":
                 raise RuntimeError("killed")
     again = Halver()
@@ -126,6 +126,16 @@ def test_goes_on_where_it_stopped(tmp_path):
     assert [result.seconds is None for result in results] == [True, True, False]
     assert "scored before" in str(results[0])
     assert {r.name: r.record for r in results} == {r.name: r.record for r in run(tmp_path / "fresh")}
+
+
+def test_goes_on_at_another_rate_than_the_songs(tmp_path):
+    class Anywhere(Halver):
+        def __call__(self, song):
+            return {stem: 0.5 * song.mixture for stem in STEMS}
+
+    task = dataclasses.replace(TASK, rate=RATE // 2)
+    run(tmp_path, separate=Anywhere(), task=task)
+    assert all(result.seconds is None for result in run(tmp_path, separate=Anywhere(), task=task))
 
 
 @pytest.mark.parametrize(
@@ -161,11 +171,11 @@ def test_a_failed_track_is_an_error_unless_partial(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [f"{TRACKS[0].name}.json"]
     results = run(tmp_path, tracks, partial=True)
     assert [result.record is None for result in results] == [False, True, False]
-    summary = scoring.summarise(results, TASK, {})
+    summary = splits.summarise(results, TASK, {})
     assert summary["failed"] == {"bad": "x.wav: truncated"}
     assert summary["tracks"] == [TRACKS[0].name, "C"]
     with pytest.raises(JaxsepError, match="none of the 1 tracks"):
-        scoring.summarise(results[1:2], TASK, {})
+        splits.summarise(results[1:2], TASK, {})
 
 
 @pytest.mark.parametrize(
@@ -193,7 +203,7 @@ def test_a_scoring_process_that_dies(tmp_path, monkeypatch, error):
             raise error
         return score_song(task, song, estimates)
 
-    monkeypatch.setattr(scoring, "score_song", score)
+    monkeypatch.setattr(splits, "score_song", score)
     with pytest.raises(JaxsepError, match=r"track 'B': scoring it ran out of memory or was killed; .* fewer --jobs"):
         run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [f"{TRACKS[0].name}.json"]
@@ -222,17 +232,17 @@ def test_equaliser_is_learned_once(tmp_path):
         opened.append(1)
         return TRACKS
 
-    gains = scoring.fixed_equaliser(path, TASK, training, TRACKS, print)
-    again = scoring.fixed_equaliser(path, TASK, training, TRACKS, print)
+    gains = splits.fixed_equaliser(path, TASK, training, TRACKS, print)
+    again = splits.fixed_equaliser(path, TASK, training, TRACKS, print)
     np.testing.assert_array_equal(gains, again)
     assert gains.shape == (4, 1025) and len(opened) == 1
     path.write_bytes(path.read_bytes()[:100])  # a torn file is learned again
-    np.testing.assert_array_equal(scoring.fixed_equaliser(path, TASK, training, TRACKS, print), gains)
-    mono = scoring.fixed_equaliser(path, dataclasses.replace(TASK, channels=1), training, TRACKS, print)
+    np.testing.assert_array_equal(splits.fixed_equaliser(path, TASK, training, TRACKS, print), gains)
+    mono = splits.fixed_equaliser(path, dataclasses.replace(TASK, channels=1), training, TRACKS, print)
     assert len(opened) == 3 and not np.allclose(mono, gains)
     other = [FakeTrack("other rate", rate=8000)]
     with pytest.raises(JaxsepError, match="'other rate' has 8000 Hz"):
-        scoring.fixed_equaliser(tmp_path / "new.npz", TASK, lambda: other, TRACKS, print)
+        splits.fixed_equaliser(tmp_path / "new.npz", TASK, lambda: other, TRACKS, print)
 
 
 # --- eval.py on a run folder -----------------------------------------------------------------------------------------
@@ -342,15 +352,15 @@ def test_another_data_set(script, workdir, tmp_path):
     from jaxsep import config as configs
 
     data = configs.run_config(workdir).data
-    assert scoring.data_at(data, None) is data
-    folder = scoring.data_at(data, str(tmp_path))
+    assert splits.data_at(data, None) is data
+    folder = splits.data_at(data, str(tmp_path))
     assert (folder.source, folder.root, folder.stems) == ("folder", str(tmp_path), data.stems)
     (tmp_path / "musdb" / "test").mkdir(parents=True)
     (tmp_path / "musdb" / "test" / "song.stem.mp4").touch()
-    musdb18 = scoring.data_at(data, str(tmp_path / "musdb"))
-    assert musdb18.source == "musdb18" and scoring.is_musdb18(musdb18)
+    musdb18 = splits.data_at(data, str(tmp_path / "musdb"))
+    assert musdb18.source == "musdb18" and splits.is_musdb18(musdb18)
     folder.root = str(tmp_path / "MUSDB18-HQ")
-    assert scoring.is_musdb18(folder) and not scoring.is_musdb18(data)
+    assert splits.is_musdb18(folder) and not splits.is_musdb18(data)
     assert data.root == str(workdir / "songs")
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from jaxsep import cli, reproduce, tables
+from jaxsep import cli, tables
 from jaxsep.errors import JaxsepError
 from jaxsep.inference import Model
+from jaxsep.scoring import reproduce
 from jaxsep.tables import STEMS, comparison
 from jaxsep.weights import catalogue, fetch, importing
 

@@ -15,10 +15,11 @@ import pytest
 import soundfile
 from test_metrics import excerpt, needs_museval, noise
 
-from jaxsep import baselines, cli, folders, pairing, scorefiles, significance
+from jaxsep import baselines, cli
 from jaxsep.errors import JaxsepError
-from jaxsep.filewaves import open_waves
 from jaxsep.metrics import aggregate
+from jaxsep.scoring import folders, pairing, scorefiles, significance
+from jaxsep.scoring.filewaves import open_waves
 
 RATE = 2000
 STEMS = ("vocals", "drums", "bass", "other")

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxsep import markdown
+from jaxsep.markdown import decibels
 from jaxsep.metrics.museval import METRICS
 from jaxsep.metrics.statistics import bootstrap
 
@@ -201,7 +203,7 @@ def table(summary: Mapping[str, Any]) -> str:
     scores, intervals = summary["scores"], summary.get("intervals", {})
     step = f", step {summary['checkpoint']['step']}" if "checkpoint" in summary else ""
     columns = list(scores[HEADLINE])
-    numbers = lambda row: [_decibels(row[column]) for column in columns]
+    numbers = lambda row: [decibels(row[column]) for column in columns]
     against = [[f"**{summary['system']}{step}**", *numbers(scores[HEADLINE])]]
     if HEADLINE in intervals:
         against += [["95 % interval", *(_interval(intervals[HEADLINE][column]) for column in columns)]]
@@ -209,9 +211,9 @@ def table(summary: Mapping[str, Any]) -> str:
     protocols = [[PROTOCOLS[key][0], *numbers(row)] for key, row in scores.items()]
     return "\n".join(
         [
-            *markdown([f"{PROTOCOLS[HEADLINE][0]}, dB", *columns], against),
+            markdown.table([f"{PROTOCOLS[HEADLINE][0]}, dB", *columns], against),
             "",
-            *markdown([f"{summary['system']}{step}, dB", *columns], protocols),
+            markdown.table([f"{summary['system']}{step}, dB", *columns], protocols),
             "",
             *(f"- {note}" for note in _notes(summary)),
         ]
@@ -251,20 +253,6 @@ def _songs(summary: Mapping[str, Any]) -> str:
     return f"{data['root']}, split {data['split']}; mixture: {summary['mixture']}; {rates}"
 
 
-def _decibels(value: float | None) -> str:
-    return "-" if value is None or np.isnan(value) else f"{value:.2f}"
-
-
 def _interval(ends: Sequence[float | None]) -> str:
-    low, high = map(_decibels, ends)
+    low, high = map(decibels, ends)
     return "-" if "-" in (low, high) else f"{low} to {high}"
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
-    return [
-        "| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |"
-        for row in (header, rule, *rows)
-    ]

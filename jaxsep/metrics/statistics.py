@@ -4,9 +4,8 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Float
-
-from jaxsep.errors import JaxsepError
 
 DRAWS = 2000
 
@@ -63,18 +62,11 @@ def compare(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"], see
     """Whether the second model's scores differ from the first's on the same tracks (Wilcoxon 1945).
 
     Tracks without a finite score of both are left out; ties (no difference) are dropped from the test, as Wilcoxon did.
-
-    Raises:
-        JaxsepError: scipy is not installed.
     """
-    try:
-        from scipy.stats import wilcoxon
-    except ImportError:
-        raise JaxsepError("the paired test needs scipy: pip install 'jaxsep[eval]'") from None
     differences = second - first
     differences = differences[np.isfinite(differences)]
     if not differences.size:
         return Paired(0, *[float("nan")] * 4)
     low, high = bootstrap(differences[:, None], lambda values: np.median(values, axis=-2), seed)[:, 0]
-    p = float(np.asarray(wilcoxon(differences))[1]) if differences.any() else 1.0
+    p = float(np.asarray(scipy.stats.wilcoxon(differences))[1]) if differences.any() else 1.0
     return Paired(differences.size, float(np.median(differences)), float(low), float(high), p)

@@ -4,13 +4,13 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jaxsep import scoring
 from jaxsep.data.tracks import SPLITS
 from jaxsep.errors import JaxsepError
 from jaxsep.report.clips import TYPES
 from jaxsep.report.listening import separated_songs
 from jaxsep.report.page import check_out, write_page
 from jaxsep.report.runs import Run, read_runs
+from jaxsep.scoring import splits
 
 LONGEST = 60  # seconds; all clips of a song are in the browser's memory, and in the page
 
@@ -58,7 +58,7 @@ def report(
                 f"--workdir={shlex.quote(str(run.folder))} --split={split}"
             )
     heard, reasons = separated_songs(runs, split, songs, seconds, start, data_root, notify) if songs else ([], [])
-    if heard and any(scoring.is_musdb18(scoring.data_at(run.config.data, data_root)) for run in runs):
+    if heard and any(splits.is_musdb18(splits.data_at(run.config.data, data_root)) for run in runs):
         reasons.append("MUSDB18 is for academic use only, and so are its clips here: do not publish this page.")
     options = [f"--split={split}", f"--songs={songs}", f"--seconds={seconds}", f"--clips={clips}"]
     options += [f"--start={start}"] if start is not None else []

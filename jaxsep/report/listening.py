@@ -8,12 +8,12 @@ import numpy as np
 
 import jaxsep
 from jaxsep import config as configs
-from jaxsep import scoring
 from jaxsep.data.tracks import MIXTURE, Track, open_tracks
 from jaxsep.errors import JaxsepError
 from jaxsep.metrics.aggregate import frames_of
 from jaxsep.report.runs import Run
 from jaxsep.report.song import Song
+from jaxsep.scoring import splits
 
 SEEN = {  # split -> what the models know of it, in words
     "train": (", which the models were trained on", " (trained on)"),
@@ -78,7 +78,7 @@ def separated_songs(
 def _of_the_same_data(runs: Sequence[Run], data_root: str | None) -> list[list[Run]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        data = scoring.data_at(run.config.data, data_root)
+        data = splits.data_at(run.config.data, data_root)
         made = (data.songs.to_dict(),) if data.source == "builtin" and not data.root else ()
         stems = sorted(configs.parse_stems(data.stems))
         groups.setdefault(repr((data.source, data.root, stems, _mixture(run), made)), []).append(run)
@@ -96,7 +96,7 @@ def _open(
     """The first songs, those with scores before others; of the first run whose data is there."""
     for run in group:
         try:
-            tracks = open_tracks(scoring.data_at(run.config.data, data_root), split, run.folder)
+            tracks = open_tracks(splits.data_at(run.config.data, data_root), split, run.folder)
         except JaxsepError as error:
             reasons.append(f"{run.name}: its songs cannot be read: {error}")
             continue

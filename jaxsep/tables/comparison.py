@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from jaxsep import tables
+from jaxsep import markdown, tables
+from jaxsep.markdown import decibels
 from jaxsep.tables import PROTOCOLS, SCORES, STEMS, Row
-from jaxsep.tables.printing import decibels, markdown
 
 RATE = 44100
 AMONG_STEMS = "_among_stems"  # scores of vocals that were scored both ways, as if all stems had been scored together
@@ -153,7 +153,7 @@ def _table(summary: Mapping[str, Any], key: str, rows: list[Row]) -> str:
         known = {name: row.scores.get(name) for name in shared(summary, row, key)}
         cells.append([label(row), *(decibels(known.get(column)) for column in columns)])
     words = PROTOCOLS[rows[0].protocol].words.partition(";")[0]
-    return markdown(["SDR, dB", *columns], cells) + f"\n\n- published: {words}; see `jaxsep tables`"
+    return markdown.table(["SDR, dB", *columns], cells) + f"\n\n- published: {words}; see `jaxsep tables`"
 
 
 def differences(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
@@ -189,7 +189,7 @@ def _difference(summary: Mapping[str, Any], row: Row, key: str, comparable_data:
         notes.append(f"not comparable: published for {protocol.data}, this is {flavour(summary['data'])}")
     elif comparable_data and same != columns:
         notes.append(f"vocals: published beside {protocol.together}, here beside {company(summary)}")
-    table = markdown(
+    table = markdown.table(
         ["SDR, dB", *columns],
         [
             [f"**{summary['system']}**", *(decibels(mine[name]) for name in columns)],

@@ -146,11 +146,6 @@ def _three(value: float) -> str:
     return f"{value:.3f}"
 
 
-def decibels(value: float | None) -> str:
-    """Two decimals, "-" for none."""
-    return "-" if value is None else f"{value:.2f}"
-
-
 def _points(numbers: Sequence[float | None]) -> list[str]:
     """Numbers with all their digits, at least two decimals, one point below the other."""
     texts = ["-   " if n is None else f"{n:.2f}" if round(n, 2) == n else str(n) for n in numbers]
@@ -164,13 +159,3 @@ def _aligned(rows: Iterable[Sequence[str]]) -> list[str]:
     cells = list(rows)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [
-        " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in (header, rule, *rows)
-    ]
-    return "\n".join(f"| {line} |" for line in lines)

@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsep import __version__, pairing
+from jaxsep import __version__
 from jaxsep.errors import JaxsepError
-from jaxsep.filewaves import open_waves
 from jaxsep.metrics import aggregate, museval
 from jaxsep.metrics.record import BACKENDS, METRICS, score_waves
-from jaxsep.pairing import Pair
-from jaxsep.scorefiles import Result, Work, score_all, scored_before, summarise, write_summary
+from jaxsep.scoring import pairing
+from jaxsep.scoring.filewaves import open_waves
+from jaxsep.scoring.pairing import Pair
+from jaxsep.scoring.scorefiles import Result, Work, score_all, scored_before, summarise, write_summary
 
 FILTERED = ("isr", "sir", "sar")  # what needs BSS Eval's filters
 
@@ -133,7 +134,7 @@ def _work(pair: Pair, out: Path, backend: str, metrics: Sequence[str]) -> Work |
     versions = [__version__, museval.version() if backend == "museval" else ""]
     text = json.dumps([facts, roles, pair.sources, backend, versions, metrics])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-    record = scored_before(out / f"{pair.name}.json", fingerprint, pair.length)
+    record = scored_before(out / f"{pair.name}.json", fingerprint)
     if record is not None:
         return Result(pair.name, record)
     return Work(pair.name, score_pair, (pair, backend, metrics), {"fingerprint": fingerprint})

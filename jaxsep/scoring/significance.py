@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxsep import markdown
 from jaxsep.errors import JaxsepError
 from jaxsep.metrics import aggregate, statistics
 from jaxsep.metrics.museval import METRICS
@@ -27,7 +28,7 @@ def compare(first: Path, second: Path) -> str:
         second: likewise, of the same tracks.
 
     Raises:
-        JaxsepError: not such a folder, no track or metric in common, or scipy is not installed.
+        JaxsepError: not such a folder, or no track or metric in common.
     """
     one, other = read_records(first), read_records(second)
     tracks = sorted(one.keys() & other.keys())
@@ -44,7 +45,7 @@ def compare(first: Path, second: Path) -> str:
         "p: Wilcoxon signed-rank test, two-sided, not corrected for the number of rows",
         *(f"only in {folder}, left out: {', '.join(names)}" for folder, names in alone if names),
     ]
-    return "\n".join([*aggregate.markdown(header, rows), "", *(f"- {note}" for note in notes)])
+    return "\n".join([markdown.table(header, rows), "", *(f"- {note}" for note in notes)])
 
 
 def read_records(folder: Path) -> Records:

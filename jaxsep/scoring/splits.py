@@ -13,13 +13,14 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from jaxsep import baselines, scorefiles
+from jaxsep import baselines
 from jaxsep import config as configs
 from jaxsep import workdir as workdirs
 from jaxsep.data.tracks import STEM_MP4
 from jaxsep.errors import JaxsepError
 from jaxsep.metrics.song import Song, Task, score_song
-from jaxsep.scorefiles import Result, Work, replace, score_all, scored_before
+from jaxsep.scoring import scorefiles
+from jaxsep.scoring.scorefiles import Result, Work, replace, score_all, scored_before
 
 Separate = Callable[[Song], Mapping[str, np.ndarray]]
 
@@ -51,10 +52,10 @@ def score_tracks(
     Raises:
         JaxsepError: see `score_all`.
     """
-    fingerprint = _fingerprint(task, provenance)
 
     def separated(track: Any) -> Result | Work:
-        record = scored_before(folder / f"{track.name}.json", fingerprint, track.length)
+        fingerprint = _fingerprint(task, provenance, track.length)
+        record = scored_before(folder / f"{track.name}.json", fingerprint)
         if record is not None:
             return Result(track.name, record)
         start = time.monotonic()
@@ -68,10 +69,10 @@ def score_tracks(
     return score_all(map(separated, tracks), folder, jobs=jobs, partial=partial)
 
 
-def _fingerprint(task: Task, provenance: Mapping[str, Any]) -> str:
+def _fingerprint(task: Task, provenance: Mapping[str, Any], length: int) -> str:
     fields = {key: value for key, value in dataclasses.asdict(task).items() if key != "equaliser"}
     gains = b"" if task.equaliser is None else task.equaliser.tobytes()
-    text = json.dumps([fields, dict(provenance)], sort_keys=True)
+    text = json.dumps([fields, dict(provenance), length], sort_keys=True)
     return hashlib.sha256(text.encode() + gains).hexdigest()[:16]
 
 

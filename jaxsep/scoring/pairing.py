@@ -10,8 +10,8 @@ from pathlib import Path
 
 from jaxsep import audio
 from jaxsep.errors import JaxsepError
-from jaxsep.filewaves import Signed
 from jaxsep.metrics.record import REST
+from jaxsep.scoring.filewaves import Signed
 
 SUFFIXES = (".wav", ".flac")
 MIXTURE = "mixture"  # not a stem: never scored
@@ -29,7 +29,6 @@ class Pair:
     sources: tuple[str, ...]
     references: tuple[Signed, ...]
     estimates: tuple[Signed, ...]
-    length: int
 
     @property
     def files(self) -> list[Path]:
@@ -165,8 +164,7 @@ def _pair(
     if REST in sources:
         true.append(tuple((references[part][0], 1) for part in _others(references, scored[0])))
         made.append((*true[0], *true[1], (estimates[scored[0]][0], -1)))  # the mixture less the estimate
-    length, wrong = _headers(_distinct((*true, *made)))
-    return wrong or Pair(name, tuple(sources), tuple(true), tuple(made), length)
+    return _differences(_distinct((*true, *made))) or Pair(name, tuple(sources), tuple(true), tuple(made))
 
 
 def _misplaced(what: str, stems: Mapping[str, list[Path]], needed: Sequence[str]) -> list[str]:
@@ -184,8 +182,8 @@ def _distinct(sources: Sequence[Signed]) -> list[Path]:
     return list(dict.fromkeys(path for source in sources for path, _ in source))
 
 
-def _headers(files: Sequence[Path]) -> tuple[int, list[str]]:
-    """The length of the first file, and which files cannot be read or are unlike it."""
+def _differences(files: Sequence[Path]) -> list[str]:
+    """Which files cannot be read, or are unlike the first in length, rate or channels."""
     first, wrong = None, []
     for path in files:
         try:
@@ -204,4 +202,4 @@ def _headers(files: Sequence[Path]) -> tuple[int, list[str]]:
                 for what, expected in first[1].items()
                 if facts[what] != expected
             ]
-    return (first[1]["samples"] if first else 0), wrong
+    return wrong

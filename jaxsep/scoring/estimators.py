@@ -6,25 +6,26 @@ from typing import Any
 
 import numpy as np
 
-from jaxsep import scoring, separator
+from jaxsep import separator
 from jaxsep.baselines import catalogue
 from jaxsep.checkpoint import load_variables
 from jaxsep.inference import Model
 from jaxsep.metrics.song import Song, Task
+from jaxsep.scoring import splits
 
 
-def of_baseline(name: str, task: Task, data: Any, split: str) -> tuple[scoring.Separate, dict[str, Any]]:
+def of_baseline(name: str, task: Task, data: Any, split: str) -> tuple[splits.Separate, dict[str, Any]]:
     """What gives a baseline's estimates of a song, and where they come from.
 
     Raises:
         JaxsepError: an unknown name, or sources of the task that it does not give.
     """
-    return catalogue.separator(name, task), {"system": f"baseline {name}", **scoring.surroundings(data, split)}
+    return catalogue.separator(name, task), {"system": f"baseline {name}", **splits.surroundings(data, split)}
 
 
 def of_run(
     workdir: Path, checkpoint: str | int, phase: str, config: Any, task: Task, data: Any, split: str
-) -> tuple[scoring.Separate, dict[str, Any]]:
+) -> tuple[splits.Separate, dict[str, Any]]:
     """What gives a model's estimates of a song, and where they come from.
 
     Args:
@@ -33,7 +34,7 @@ def of_run(
         phase: "mixture", or "ideal" for the phases of the true sources.
         config: of the run.
         task: what is scored.
-        data: see `scoring.provenance`.
+        data: see `splits.provenance`.
         split: of the data.
 
     Raises:
@@ -41,7 +42,7 @@ def of_run(
     """
     variables, found = load_variables(workdir, checkpoint)
     model = Model.from_parts(separator.build(config), variables, config)
-    provenance = scoring.provenance(config, found, data, split)
+    provenance = splits.provenance(config, found, data, split)
     if phase == "mixture":
         return lambda song: model.separate(song.mixture, song.rate), provenance
     told = model.with_ideal_phase()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxsep import config as configs
-from jaxsep import scorefiles, scoring, separator, tables
+from jaxsep import separator, tables
 from jaxsep import workdir as workdirs
 from jaxsep.checkpoint import load_variables
 from jaxsep.data.tracks import Track, open_tracks
@@ -25,6 +25,7 @@ from jaxsep.inference import Model
 from jaxsep.metrics import aggregate
 from jaxsep.metrics.song import Song, Task, score_song
 from jaxsep.models import MODELS
+from jaxsep.scoring import scorefiles, splits
 from jaxsep.tables import STEMS, Row, comparison
 from jaxsep.weights import KINDS, catalogue, fetch, importing
 
@@ -125,13 +126,13 @@ def reproduce(
     separate = _separate(model, task)
     scores = out / "scores"
     _say_how_long(task, separate, tracks, model, scores, say)
-    provenance = scoring.provenance(config, checkpoint, data, "test")
+    provenance = splits.provenance(config, checkpoint, data, "test")
     results: list[scorefiles.Result] = []
-    for result in scoring.score_tracks(tracks, separate, task, scores, provenance, jobs=jobs, partial=partial):
+    for result in splits.score_tracks(tracks, separate, task, scores, provenance, jobs=jobs, partial=partial):
         results.append(result)
         say(f"[{len(results)}/{len(tracks)}] {result}")
     results = sorted([*results, *refused], key=lambda result: result.name)
-    summary = scoring.summarise(results, task, provenance)
+    summary = splits.summarise(results, task, provenance)
     summary |= {
         "command": shlex.join(argv),
         "tracks_in_split": len(results),
@@ -151,7 +152,7 @@ def _data(root: Path) -> Any:
             f"{root}: no such folder; --data takes MUSDB18 (test/<song>.stem.mp4) or MUSDB18-HQ "
             "(test/<song>/<stem>.wav), from https://sigsep.github.io/datasets/musdb.html"
         )
-    data = scoring.data_at(configs.defaults().data, str(root))
+    data = splits.data_at(configs.defaults().data, str(root))
     data.stems = ",".join(STEMS)
     return data
 

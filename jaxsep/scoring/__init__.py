@@ -1,0 +1,1 @@
+"""From songs to tables: splits and folders scored, resumed, summarised, compared with each other and with papers."""
