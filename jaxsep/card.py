@@ -28,8 +28,8 @@ KNOWN_DATA = {
 def write_card(workdir: str | Path) -> Path:
     """Writes `MODEL_CARD.md` from what the run folder holds so far, and returns its path.
 
-    Reads `config.json`, `run.json`, `metrics.jsonl` and the `scores/<split>/summary.json`. The block between the lines `---` is
-    JSON (and so YAML): name, license, training_data, commercial_use, sources, sample_rate, scores; for imported
+    Reads `config.json`, `run.json`, `metrics.jsonl`, `scores/<split>/summary.json`. The block between the lines `---`
+    is JSON (and so YAML): name, license, training_data, commercial_use, sources, sample_rate, scores; for imported
     weights also origin, which is what their authors state.
 
     Raises:

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxsep import markdown
 from jaxsep.errors import JaxsepError
-from jaxsep.tables.printing import decibels, markdown
+from jaxsep.markdown import decibels
 from jaxsep.workdir import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +78,7 @@ def _group(summaries: Sequence[Mapping[str, Any]]) -> str:
     rows |= {f"*{name}*": first["baselines"][name][SCORE] for name in BASELINES}
     rate = f"{first['rate']:,} Hz" if first["rate"] else "the songs' rate"
     cells = [[name, *(decibels(row[column]) for column in COLUMNS)] for name, row in rows.items()]
-    return markdown([f"SDR (median), dB, at {rate}", *COLUMNS], cells)
+    return markdown.table([f"SDR (median), dB, at {rate}", *COLUMNS], cells)
 
 
 def rewrite(text: str, results: str) -> str:
