@@ -498,3 +498,4 @@ def test_summary_and_table_name_every_column():
         assert any(line.startswith(f"| {row}") for line in lines)
     for text in ("2 of 3 tracks", "ISR, SIR, SAR: no ffmpeg", "song 2: no bass", "| SI-SDR ", "MDX 2021"):
         assert text in table
+    assert "sdr_pooled_median" in summary["scores"] and "pooled median" not in table  # in the file only

@@ -75,6 +75,12 @@ def _words(key: str, recipe: _Recipe) -> tuple[str, str]:
 
 
 PROTOCOLS = {key: _words(key, recipe) for key, recipe in _RECIPES.items()}  # key -> (row title, definition)
+# What tables on a terminal show: whole tracks and medians of frames, of SDR their mean as well.
+SHOWN = {
+    key
+    for key, recipe in _RECIPES.items()
+    if not recipe.frames or (recipe.frames == "median" and (recipe.metric == "SDR" or recipe.tracks == "median"))
+}
 _REDUCE = {"median": np.ma.median, "mean": np.ma.mean}
 
 
@@ -199,7 +205,7 @@ def _baselines(records: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> 
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """A summary in Markdown: the system against the baselines, the system by every protocol, and the small print."""
+    """A summary in Markdown: the system against the baselines, then by the protocols of `SHOWN`, and the small print."""
     scores, intervals = summary["scores"], summary.get("intervals", {})
     step = f", step {summary['checkpoint']['step']}" if "checkpoint" in summary else ""
     columns = list(scores[HEADLINE])
@@ -208,7 +214,7 @@ def table(summary: Mapping[str, Any]) -> str:
     if HEADLINE in intervals:
         against += [["95 % interval", *(_interval(intervals[HEADLINE][column]) for column in columns)]]
     against += [[name, *numbers(row[HEADLINE])] for name, row in summary["baselines"].items()]
-    protocols = [[PROTOCOLS[key][0], *numbers(row)] for key, row in scores.items()]
+    protocols = [[PROTOCOLS[key][0], *numbers(row)] for key, row in scores.items() if key in SHOWN]
     return "\n".join(
         [
             markdown.table([f"{PROTOCOLS[HEADLINE][0]}, dB", *columns], against),
@@ -223,8 +229,8 @@ def table(summary: Mapping[str, Any]) -> str:
 def _notes(summary: Mapping[str, Any]) -> list[str]:
     together = "; ".join(", ".join(names) for names in summary["scored_together"])
     alike: dict[str, list[str]] = {}
-    for words in summary["protocols"].values():
-        title, definition = words.split(": ", 1)
+    for key in (key for key in summary["scores"] if key in SHOWN):
+        title, definition = summary["protocols"][key].split(": ", 1)
         alike.setdefault(definition, []).append(title)
     noise: dict[str, list[str]] = {}
     for track, sources in summary.get("ill_conditioned", {}).items():
@@ -234,6 +240,7 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         f"{len(summary['tracks'])} of {summary['tracks_in_split']} tracks of {_songs(summary)}; scored together, in "
         f"seconds where none of them is silent: {together}",
         *(f"{', '.join(titles)}: {definition}" for definition, titles in alike.items()),
+        "summary.json has more: means of frames, pooled frames, means over the tracks",
         *(["95 % interval: bootstrap over the tracks, percentiles"] if summary.get("intervals") else []),
         *(f"ISR, SIR, SAR of {names} are rounding noise in {', '.join(tracks)}" for names, tracks in noise.items()),
         *(f"not here: {what}: {why}" for what, why in summary["missing"].items()),
