@@ -205,7 +205,7 @@ def _baselines(records: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> 
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """A summary in Markdown: the system against the baselines, then by the protocols of `SHOWN`, and the small print."""
+    """A summary in Markdown: the system against baselines, then by the protocols of `SHOWN`, and the small print."""
     scores, intervals = summary["scores"], summary.get("intervals", {})
     step = f", step {summary['checkpoint']['step']}" if "checkpoint" in summary else ""
     columns = list(scores[HEADLINE])
