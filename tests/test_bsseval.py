@@ -9,7 +9,7 @@ import pytest
 
 from jaxsep import baselines
 from jaxsep.data.synth import synth_song
-from jaxsep.metrics import bsseval, museval
+from jaxsep.metrics import bsseval, museval, sdr
 from jaxsep.metrics.bsseval import bss_eval
 
 reason = museval.unavailable()
@@ -108,6 +108,48 @@ def test_references_with_less_than_two_signals(kind):
     ours = bss_eval(references, estimates, 4000, 4000)
     assert not ours.ill_conditioned
     agree(ours, referee(references, estimates, 4000, 4000), TOLERANCE | dict.fromkeys(METRICS[1:], 1e-3))
+
+
+def random_song(random):
+    """Sources and estimates of any number, length and kind, in 16 bits."""
+    count, channels = random.choice([(2, 1), (3, 1), (4, 1), (2, 2)])
+    length = int(random.integers(2000, 20_000))
+    references = random.standard_normal((count, length, channels))
+    pause = slice(first := int(random.integers(0, length)), first + int(random.integers(100, 8000)))
+    for source in references:
+        kind = random.choice(["white", "red", "tone", "mono", "pause", "quiet with an offset"])
+        if kind == "red":
+            source[:] = 0.05 * np.cumsum(source, axis=0)
+        elif kind == "tone":
+            tone = np.sin(2 * np.pi * random.uniform(50, 5000) * np.arange(length) / 44100)
+            source[:] = tone[:, None] * random.uniform(0.2, 1, channels)
+        elif kind == "mono":
+            source[:] = source[:, :1]
+        elif kind == "pause":
+            source[pause] = 0
+        elif kind == "quiet with an offset":
+            source[:] = source * 10 ** random.uniform(-4, 0) + random.uniform(-0.2, 0.2)
+    references = quantised(0.2 * references)
+    leaking = random.uniform(0.5, 1.2) * references + random.uniform(0, 0.4) * np.roll(references, 1, axis=0)
+    estimates = leaking + 10 ** random.uniform(-4, -1) * random.standard_normal(references.shape)
+    if random.random() < 0.3:
+        estimates[0, pause] = 0
+    return references, estimates if random.random() < 0.5 else quantised(estimates)
+
+
+@needs_museval
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(60))
+def test_random_songs_equal_musevals(seed):
+    random = np.random.default_rng(seed)
+    references, estimates = random_song(random)
+    mode = "v3" if random.random() < 0.15 else "v4"
+    window, hop = random.integers(300 if mode == "v4" else 3000, 6000, 2).tolist()
+    ours = bss_eval(references, estimates, window, hop, mode)
+    if any(sdr.is_silent(wave) for wave in (*references, *estimates)):
+        assert all(np.isnan(metric).all() for metric in ours[:4])  # museval refuses
+        return
+    agree(ours, referee(references, estimates, window, hop, mode), TOLERANCE | dict.fromkeys(METRICS[1:], 1e-3))
 
 
 def test_sources_that_are_the_same():
