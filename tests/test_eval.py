@@ -1,11 +1,9 @@
 """eval.py and the flow behind it: what is scored, resumed, refused, written and printed."""
 
 import dataclasses
-import importlib.util
 import json
 import sys
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,15 +240,6 @@ def test_equaliser_is_learned_once(tmp_path):
 
 
 # --- eval.py on a run folder -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("eval_script", Path(__file__).parents[1] / "eval.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 """eval.py with --baseline in place of a model, and with --phase."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,15 +13,6 @@ from jaxsep.checkpoint import Checkpoints
 
 RATE = 4000
 STEMS = ("vocals", "drums", "bass", "other")
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("eval_script", Path(__file__).parents[1] / "eval.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,16 @@ def excerpt(streams, seconds):
     return np.stack(waves)
 
 
+def with_silences(references, separate):
+    """Two stereo sources and their estimates; of frames of 2,000 samples the second, fourth and fifth are silent."""
+    references[0, 2000:4000] = 0
+    references[1, 4000:5999] = 0  # all but a sample of the third
+    estimates = separate(references)
+    estimates[1, 6000:8000] = 0
+    estimates[0, 8000:10000, 1] = -estimates[0, 8000:10000, 0]  # museval sums the channels, and so calls this silent
+    return references, estimates
+
+
 def close(ours, theirs):
     assert ours.shape == theirs.shape
     np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
@@ -67,12 +77,7 @@ def test_framewise_sdr_equals_musevals(sources, length, channels, dtype):
 
 @needs_museval
 def test_framewise_sdr_of_silences_equals_musevals():
-    references = noise(2, 12500, 2)
-    references[0, 2000:4000] = 0  # all of the second frame
-    references[1, 4000:5999] = 0  # all but a sample of the third
-    estimates = estimates_of(references)
-    estimates[1, 6000:8000] = 0
-    estimates[0, 8000:10000, 1] = -estimates[0, 8000:10000, 0]  # museval sums the channels, and so calls this silent
+    references, estimates = with_silences(noise(2, 12500, 2), estimates_of)
     ours = sdr.framewise_sdr(references, estimates, RATE)
     close(ours, museval.bss_eval(references, estimates, RATE)["SDR"])
     np.testing.assert_array_equal(np.isnan(ours), [[False, True, False, True, True, False]] * 2)

@@ -86,7 +86,7 @@ class AudioReader:
 
     def _chunks(self, start: int, size: int, dtype: Dtype) -> Iterator[Samples]:
         """Samples from `start` on, in chunks of any lengths; `size` is what the caller would like."""
-        raise NotImplementedError
+        raise NotImplementedError  # the one thing that each kind of file brings: SndReader, AvReader
 
     def _check_finite(self, block: Samples, start: int) -> None:
         if block.dtype == np.float32 and not np.isfinite(block).all():

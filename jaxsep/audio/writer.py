@@ -204,7 +204,7 @@ def open_writer(
     with _writing(path), contextlib.ExitStack() as on_error:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        file = open(temporary, "xb+")  # noqa: SIM115 the writer closes it
+        file = open(temporary, "xb+")  # noqa: SIM115 (it outlives this function: the AudioWriter closes it)
         on_error.callback(temporary.unlink)
         on_error.callback(file.close)
         encoding = encoder(file, format, bits, rate, channels, bitrate)

@@ -65,7 +65,7 @@ def bss_eval(references: Waves, estimates: Waves, window: int, hop: int, mode: s
         mode: "v4", one set of filters for the song, or "v3", one for each frame.
 
     Raises:
-        ValueError: shapes that differ, a mode that does not exist, frames without samples.
+        ValueError: shapes that differ, a mode that does not exist, frames without samples, samples that are not finite.
     """
     if tuple(references.shape) != tuple(estimates.shape):
         raise ValueError(f"references {references.shape} and estimates {estimates.shape} differ in shape [s t c]")
@@ -107,6 +107,8 @@ def _bss_eval(pair: _Pair, window: int, hop: int, mode: str) -> BssEval:
     scores, doubtful = [], False
     for first, last, chosen in pieces:
         correlations, audible = _correlate(pair, first, last)
+        if not jnp.isfinite(correlations).all():
+            raise ValueError(f"references or estimates hold NaN or infinite samples between {first} and {last}")
         if not audible.all():
             scores.append(np.full((4, sources, len(chosen)), np.nan))
             continue

@@ -4,6 +4,8 @@ museval imports musdb and stempeg, which refuse to load without an ffmpeg binary
 only; `unavailable()` says why it cannot be.
 """
 
+import importlib
+
 import numpy as np
 from jaxtyping import Float
 
@@ -15,7 +17,7 @@ METRICS = ("SDR", "ISR", "SIR", "SAR")
 def unavailable() -> str | None:
     """Why museval cannot be used here, in one line; None if it can."""
     try:
-        import museval  # noqa: F401 (whether this works is the question)
+        importlib.import_module("museval")
     except (ImportError, RuntimeError) as error:
         return " ".join(str(error).split())
     return None

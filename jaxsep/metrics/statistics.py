@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Float
 
 DRAWS = 2000
@@ -63,10 +62,12 @@ def compare(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"], see
 
     Tracks without a finite score of both are left out; ties (no difference) are dropped from the test, as Wilcoxon did.
     """
+    from scipy.stats import wilcoxon  # here, as half a second is much for the commands that do not test anything
+
     differences = second - first
     differences = differences[np.isfinite(differences)]
     if not differences.size:
         return Paired(0, *[float("nan")] * 4)
     low, high = bootstrap(differences[:, None], lambda values: np.median(values, axis=-2), seed)[:, 0]
-    p = float(np.asarray(scipy.stats.wilcoxon(differences))[1]) if differences.any() else 1.0
+    p = float(np.asarray(wilcoxon(differences))[1]) if differences.any() else 1.0
     return Paired(differences.size, float(np.median(differences)), float(low), float(high), p)
