@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxsep.layers.recurrent import BLSTM, lstm
+from jaxsep.layers.recurrent import BLSTM, LSTM, lstm
 
 
 def sigmoid(x):
@@ -56,6 +56,16 @@ def relative(ours, theirs):
 def test_equal_to_the_equations(layers):
     net, variables, x = made(layers)
     assert relative(evaluated(net, variables, x), numpy_blstm(np.asarray(x), variables["params"])) < 1e-5
+
+
+def test_one_direction_is_equal_to_the_equations():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 7, 4)), jnp.float32)
+    net = LSTM(5, 2)
+    params = jax.tree.map(lambda leaf: 3 * leaf, net.init(jax.random.key(0), x)["params"])
+    expected = numpy_direction(numpy_direction(np.asarray(x), params["layer0"]), params["layer1"])
+    assert relative(net.apply({"params": params}, x), expected) < 1e-5
+    half = net.clone(dtype=jnp.bfloat16).apply({"params": params}, x)
+    assert half.dtype == jnp.bfloat16 and 0 < relative(half.astype(jnp.float32), expected) < 0.03
 
 
 def test_equal_to_keras():

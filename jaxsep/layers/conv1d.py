@@ -103,7 +103,7 @@ def conv1d(
 
 
 def conv_transpose1d(x: Float[Array, "b n c"], kernel: Float[Array, "k c e"], stride: int) -> Float[Array, "b t e"]:
-    """Transposed convolution, y[i stride + j] = sum_i x[i] kernel[j] with a kernel (k, in, out); t = (n - 1) stride + k."""
+    """Transposed convolution, y[i stride + j] = sum_i x[i] kernel[j] with a kernel (k, in, out)."""
     return _conv_transpose(x, kernel, stride)
 
 

@@ -1,4 +1,4 @@
-"""Bidirectional LSTMs with one interface for all backends."""
+"""LSTMs with one interface for all backends."""
 
 from collections.abc import Callable
 
@@ -56,6 +56,39 @@ class BLSTM(nn.Module):
             if i:
                 x = nn.Dropout(self.dropout)(x, deterministic=not train)
             x = _Layer(self.units, *inits, dtype=self.dtype, name=f"layer{i}")(x)
+        return jnp.swapaxes(x, 0, 1)
+
+
+class LSTM(nn.Module):
+    """Layers of LSTMs that read forward only; equations as `BLSTM`.
+
+    Parameters: `layer{i}/{input [d 4u], recurrent [u 4u], bias [4u]}`.
+
+    Attributes:
+        units: u.
+        layers: one on top of the other.
+        input_init, recurrent_init, bias_init: initialisers; None = PyTorch's `uniform_by_units`.
+        dtype: precision of the matrix products; parameters stay float32.
+    """
+
+    units: int
+    layers: int = 1
+    input_init: Callable | None = None
+    recurrent_init: Callable | None = None
+    bias_init: Callable | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n u"]:
+        """[b n d] -> [b n units]."""
+        default = uniform_by_units(self.units)
+        inits = [init or default for init in (self.input_init, self.recurrent_init, self.bias_init)]
+        x = jnp.swapaxes(x, 0, 1)
+        for i in range(self.layers):
+            weights = _Weights(self.units, *inits, name=f"layer{i}")(x.shape[-1])
+            x, kernel, recurrent = promote_dtype(x, *weights[:2], dtype=self.dtype)
+            gates = jnp.dot(x, kernel, preferred_element_type=jnp.float32) + weights[2]
+            x = lstm(gates[:, None], recurrent[None])[:, 0].astype(x.dtype)
         return jnp.swapaxes(x, 0, 1)
 
 
