@@ -48,18 +48,33 @@ def describe() -> list[dict[str, Any]]:
 
 
 def _counts(config: configs.Config) -> dict[str, int]:
-    """Trainable parameters of each net, by source, or of the only net under ""."""
+    """Trainable parameters of each net, by source, or under "" those of the only net and of the front end."""
     model = separator.build(config)
     mix = jax.ShapeDtypeStruct((1, config.data.segment, config.channels), jnp.float32)
-    latent = jax.eval_shape(lambda mix: model.front.crop(model.front.encode(mix)), mix)
+    latent, front = jax.eval_shape(
+        lambda mix: model.front.init_with_output(jax.random.key(0), mix, method=_encoded_and_decoded), mix
+    )
     fed, _ = model.net.lengths(latent.shape[1])
     nets = model.net.nets if isinstance(model.net, separator.PerSource) else {"": model.net}
-    return {source: _count(net, (1, fed, *latent.shape[2:])) for source, net in nets.items()}
+    counts = {source: _count(net, (1, fed, *latent.shape[2:]), latent.dtype) for source, net in nets.items()}
+    if "" in counts:
+        counts[""] += _size(front)
+    return counts
+
+
+def _encoded_and_decoded(front: Any, mix: jax.Array) -> jax.Array:
+    """The latent, with the front end's parameters made on both ways."""
+    full = front.encode(mix)
+    front.decode(full, mix.shape[1])
+    return front.crop(full)
 
 
 @functools.cache
-def _count(net: Any, shape: tuple[int, ...]) -> int:
+def _count(net: Any, shape: tuple[int, ...], dtype: Any) -> int:
     """Nets that are equal, as those of most systems' sources are, are counted once."""
-    latent = jax.ShapeDtypeStruct(shape, jnp.complex64)
-    variables = jax.eval_shape(lambda z: net.init(jax.random.key(0), z, None, False), latent)
-    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    latent = jax.ShapeDtypeStruct(shape, dtype)
+    return _size(jax.eval_shape(lambda z: net.init(jax.random.key(0), z, None, False), latent))
+
+
+def _size(variables: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(variables.get("params", {})))

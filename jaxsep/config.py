@@ -51,6 +51,7 @@ def defaults() -> Config:
             },
             "head": {"name": "mask", "activation": "sigmoid"},
             "block": 0,
+            "context": False,  # a net on waves sees what surrounds a segment: jaxsep/separator.py
             "loss": {
                 "name": "l1",
                 "mel_bins": 0,  # spectral losses: compare this many mel bands instead of bins; 0 = bins
@@ -103,6 +104,7 @@ def defaults() -> Config:
                 "batch_size": 1,
                 "shifts": 0,
                 "standardise": False,
+                "last": "moved",  # the last segment: moved back to end with the song | short (Demucs)
                 "block_overlap": 0.0,  # fraction that a block of frames shares with the next one
                 "swap_channels": False,  # average with the net's output for exchanged channels
                 "post": {"name": ""},

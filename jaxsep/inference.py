@@ -24,7 +24,7 @@ from jaxsep import targets as conditioning
 from jaxsep.errors import JaxsepError
 from jaxsep.integrity import warn
 from jaxsep.phase import IdealPhase
-from jaxsep.streams import Stems, Wave, resample_stream, separate_stream, shifted_mean, track_statistics
+from jaxsep.streams import Stems, Wave, no_context, resample_stream, separate_stream, shifted_mean, track_statistics
 
 MAX_CHANNELS = 32  # more columns than this are samples: an array given as [c t]
 MAX_SHIFT = 0.5  # seconds
@@ -42,6 +42,7 @@ class Recipe:
         shifts: random delays of up to half a second whose estimates are averaged (Demucs); 0 = none.
         seed: of the shifts.
         standardise: zero mean and unit variance of the song's mono mix in, undone on the stems (Demucs).
+        last: the last segment is "moved" back to end with the song, or "short", as Demucs has it.
     """
 
     segment: float = 12.0
@@ -50,6 +51,7 @@ class Recipe:
     shifts: int = 0
     seed: int = 0
     standardise: bool = False
+    last: str = "moved"
 
     def __post_init__(self):
         if not (math.isfinite(self.segment) and self.segment >= 0):
@@ -60,6 +62,8 @@ class Recipe:
             raise JaxsepError(f"batch_size={self.batch_size}: expected 1 or more, or auto")
         if self.shifts < 0 or self.seed < 0:
             raise JaxsepError(f"shifts={self.shifts}, seed={self.seed}: expected 0 or more")
+        if self.last not in ("moved", "short"):
+            raise JaxsepError(f"inference.last={self.last!r} is unknown, expected moved or short")
 
     @classmethod
     def from_config(cls, inference: Any) -> "Recipe":
@@ -78,11 +82,16 @@ class _Static:
         return hash(type(self.separator))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _forward(static: _Static, variables: Any, targets: jax.Array | None, mix: jax.Array) -> jax.Array:
-    """[b t c] -> [b s t c]; compiled once per separator and shape, also when variables or targets [s r] change."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _forward(static: _Static, length: int, variables: Any, targets: jax.Array | None, mix: jax.Array) -> jax.Array:
+    """[b t c] -> the middle [b s length c] of the stems.
+
+    Compiled once per separator and shape, also when variables or targets [s r] change.
+    """
     asked = None if targets is None else jnp.broadcast_to(targets, (len(mix), *targets.shape))
-    return static.separator.apply(variables, mix, asked, False).stems
+    stems = static.separator.apply(variables, mix, asked, False).stems
+    skip = (stems.shape[2] - length) // 2  # what a net with context yields beyond the segment
+    return stems[:, :, skip : skip + length]
 
 
 class Model:
@@ -254,6 +263,8 @@ class Model:
             segment=max(1, round(recipe.segment * self.sample_rate)) if recipe.segment else 0,
             overlap=recipe.overlap,
             batch_size=recipe.batch_size or (AUTO_BATCH if accelerated else 1),
+            context=getattr(self._separator.separator, "surroundings", no_context),
+            last=recipe.last,
         )
         if not recipe.shifts:
             return separate(blocks)
@@ -261,23 +272,23 @@ class Model:
         delays = random.integers(0, int(MAX_SHIFT * self.sample_rate) + 1, recipe.shifts)
         return shifted_mean(separate, blocks, delays.tolist(), channels)
 
-    def _apply(self, batch: Float[np.ndarray, "b t _"], halve: bool) -> Float[np.ndarray, "b s t c"]:
-        """The separator on a batch whose channel count need not be its own."""
-        examples, length, columns = batch.shape
+    def _apply(self, batch: Float[np.ndarray, "b t _"], length: int, halve: bool) -> Float[np.ndarray, "b s n c"]:
+        """The separator on segments of `length` with their context, whose channel count need not be its own."""
+        examples, fed, columns = batch.shape
         waves = 1 + self._references
         channels = columns // waves
         if channels == self.channels:
-            return self._run(batch, halve)
-        rows = np.moveaxis(batch.reshape(examples, length, waves, channels), 3, 1)
-        rows = rows.reshape(examples * channels, length, waves)
-        stems = self._run(np.repeat(rows, self.channels, axis=2), halve).mean(-1)
+            return self._run(batch, length, halve)
+        rows = np.moveaxis(batch.reshape(examples, fed, waves, channels), 3, 1)
+        rows = rows.reshape(examples * channels, fed, waves)
+        stems = self._run(np.repeat(rows, self.channels, axis=2), length, halve).mean(-1)
         return np.moveaxis(stems.reshape(examples, channels, -1, length), 1, 3)
 
-    def _run(self, batch: Float[np.ndarray, "b t _"], halve: bool) -> Float[np.ndarray, "b s t c"]:
+    def _run(self, batch: Float[np.ndarray, "b t _"], length: int, halve: bool) -> Float[np.ndarray, "b s n c"]:
         """The separator on equal parts of a batch, made smaller when memory runs out if `halve` allows."""
         rows = len(batch)
         limit = min(rows, self._limit or rows)
-        run = functools.partial(_forward, self._separator, self._variables, self._targets)
+        run = functools.partial(_forward, self._separator, length, self._variables, self._targets)
         while True:
             size = max(n for n in range(1, limit + 1) if rows % n == 0)
             try:

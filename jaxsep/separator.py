@@ -105,6 +105,9 @@ class Separator(nn.Module):
         block_overlap: in evaluation, blocks share this fraction with the next one and every frame is the mean of the
             blocks that hold it (D3Net: 0.5).
         swap_channels: in evaluation, the net's output is averaged with that for exchanged channels (D3Net).
+        context: a net on waves is fed the mixture as it is, and the stems are what it yields of the middle (Demucs,
+            Wave-U-Net): who calls gives the `surroundings` along. Otherwise, and where the mixture is shorter than
+            what the net needs for one sample, zeros surround it and the stems have its length.
     """
 
     front: nn.Module
@@ -114,6 +117,15 @@ class Separator(nn.Module):
     block: int = 0
     block_overlap: float = 0.0
     swap_channels: bool = False
+    context: bool = False
+
+    def surroundings(self, length: int) -> tuple[int, int]:
+        """Samples of the mixture that are to be fed before and behind a segment of `length` samples."""
+        if not self.context:
+            return 0, 0
+        fed, _ = self.net.lengths(length)
+        before = (fed - length) // 2
+        return before, fed - length - before
 
     def encode(self, wave: Float[Array, "*b t c"]) -> Array:
         """Latents of references as the losses compare them: [*b n f c], cropped to the front end's bins."""
@@ -128,7 +140,7 @@ class Separator(nn.Module):
             train: batch statistics and dropout on, post-filter and averages of evaluation off.
         """
         sources, final = self.estimate(mix, targets, train)
-        return Separation(self.front.decode(final, mix.shape[1]), sources)
+        return Separation(self.front.decode(final, final.shape[2] if self.context else mix.shape[1]), sources)
 
     def estimate(self, mix: Array, targets: Array | None, train: bool) -> tuple[Array, Array]:
         """Source latents as the head gives them, and as they are decoded: the same, or those of the post-filter."""
@@ -141,16 +153,19 @@ class Separator(nn.Module):
         return sources, sources if train or self.post is None else self.post(sources, full)
 
     def _run(self, latent: Array, targets: Array | None, train: bool) -> Array:
-        """The net on a latent of any length: context in front, zeros behind, cropped again."""
+        """The net on a latent of any length: zeros around waves, zeros behind frames, cropped again."""
         batch, length, *rest = latent.shape
+        if self.context and length >= self.net.lengths(1)[0]:
+            return self._inside(latent, targets, train)
         size = self.block or length
         fed, yielded = self.net.lengths(size)
         if self.block and (fed, yielded) != (size, size):
             raise JaxsepError(f"block={size}: the net takes {fed} frames at a time; set block to a length it takes")
-        before = (fed - yielded) // 2
         if not self.block:
+            # Demucs' padding and `center_trim`: the grid of the strides lies as in the published code.
+            before, skip = ((fed - size) // 2, (yielded - size) // 2) if latent.ndim == 3 else (0, 0)
             padded = _pad(latent, before, fed - size - before)
-            return self.net(padded, targets, train)[:, :, :length]
+            return self.net(padded, targets, train)[:, :, skip : skip + length]
         stride = self._stride(train)
         lead = size - stride  # so that the first frame, too, is held by as many blocks as all others
         count = -(-(length + lead) // stride)
@@ -164,6 +179,17 @@ class Separator(nn.Module):
         parts = [_pad(out[:, :, :, p], p, size // stride - 1 - p, axis=2) for p in range(size // stride)]
         mean = sum(parts[1:], parts[0]) / len(parts)
         return mean.reshape(*mean.shape[:2], -1, *mean.shape[4:])[:, :, lead : lead + length]
+
+    def _inside(self, wave: Array, targets: Array | None, train: bool) -> Array:
+        """What the net yields of the middle of a wave whose ends are its context."""
+        out = self.net(wave, targets, train)
+        fed, yielded = self.net.lengths(out.shape[2])
+        if (fed, yielded) != (wave.shape[1], out.shape[2]):
+            raise JaxsepError(
+                f"context: of {wave.shape[1]} samples the net yields {out.shape[2]}, not from their middle; "
+                f"give it {fed} (data.segment)"
+            )
+        return out
 
     def _stride(self, train: bool) -> int:
         """Frames from one block to the next."""
@@ -210,6 +236,10 @@ def build(config: configs.Config) -> Separator:
     else:
         nets = net({}, len(sources))
     inference = config.inference
+    if config.context and config.front.name != "identity":
+        raise JaxsepError(f"context=True needs front.name='identity', not {config.front.name!r}")
+    if inference.swap_channels and config.front.name not in ("identity", "stft"):
+        raise JaxsepError(f"inference.swap_channels: front.name={config.front.name!r} has no channels to exchange")
     return Separator(
         front=configs.construct(FRONTS, config.front, "front"),
         net=nets,
@@ -218,4 +248,5 @@ def build(config: configs.Config) -> Separator:
         block=config.block,
         block_overlap=inference.block_overlap,
         swap_channels=inference.swap_channels,
+        context=config.context,
     )

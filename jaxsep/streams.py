@@ -17,7 +17,13 @@ from jaxsep.audio import Resampler
 
 Wave = Float[np.ndarray, "_ c"]  # the blocks of a stream have lengths of their own
 Stems = Float[np.ndarray, "s _ c"]
-Apply = Callable[[Any], Any]  # [b t c] -> [b s t c]
+Apply = Callable[[Any, int], Any]  # [b t c], n -> [b s n c]
+Context = Callable[[int], tuple[int, int]]  # samples of a segment -> samples fed before and behind it
+
+
+def no_context(length: int) -> tuple[int, int]:
+    """The segment alone."""
+    return 0, 0
 
 
 def separate_stream(
@@ -27,19 +33,24 @@ def separate_stream(
     segment: int,
     overlap: float = 0.25,
     batch_size: int = 1,
+    context: Context = no_context,
+    last: str = "moved",
 ) -> Iterator[Stems]:
     """Separates a stream of blocks by overlapping segments.
 
     Segments are weighted by a triangle (Demucs' `apply_model`) and divided by the sum of the weights, so the
-    ends of a song are not faded and an identity returns its input. The last segment is moved back to end with
-    the song and so sees real context; only a song shorter than a segment is padded with zeros, cut off again.
+    ends of a song are not faded and an identity returns its input.
 
     Args:
-        apply: float32 [b t c] -> [b s t c]; always called with the same shape (a short last batch is padded).
+        apply: (float32 [b t c], n) -> [b s n c]; t is n and its context.
         blocks: float32 [t c] of any lengths, in order.
         segment: samples per segment; 0 = the whole stream in one call, whatever its length.
         overlap: fraction of a segment shared with the next, in [0, 1).
         batch_size: segments per call.
+        context: how many samples of the song surround a segment when it is fed; beyond the song's ends they are zeros.
+        last: "moved": the last segment is moved back to end with the song and so sees real context, and a song shorter
+            than a segment is padded with zeros, cut off again; `apply` always gets one shape (a short last batch is
+            padded). "short": the last segments end where the song does, as Demucs has it, and have shapes of their own.
 
     Yields:
         float32 [s t c] blocks whose lengths add up to that of the input; nothing for an empty stream.
@@ -47,40 +58,56 @@ def separate_stream(
     if segment == 0:
         whole = list(blocks)
         if whole:
-            yield np.asarray(apply(np.concatenate(whole)[None]))[0]
+            song = np.concatenate(whole)
+            yield np.asarray(apply(np.pad(song, [context(len(song)), (0, 0)])[None], len(song)))[0]
         return
-    stride = max(1, round(segment * (1 - overlap)))
-    yield from _overlap_add(_separated(apply, _segments(blocks, segment, stride), batch_size), segment)
+    stride = max(1, int(segment * (1 - overlap)))
+    pieces = _segments(blocks, segment, stride, context, last)
+    yield from _overlap_add(_separated(apply, pieces, segment, batch_size), segment)
 
 
-def _segments(blocks: Iterable[Wave], segment: int, stride: int) -> Iterator[tuple[int, int, Wave]]:
-    """(start, number of real samples, segment [t c]) of each segment; only a short song has fewer than t."""
-    start, last, held = 0, None, None  # `held` begins at `start`; `last` is the segment one stride before
+def _segments(
+    blocks: Iterable[Wave], segment: int, stride: int, context: Context, last: str
+) -> Iterator[tuple[int, int, int, Wave]]:
+    """(start, n, number of real samples, fed samples [t c]) of each segment of n samples with its context."""
+    start, base, held = 0, 0, None  # `held` begins at sample `base`
+
+    def piece(start: int, size: int, held: Wave) -> tuple[int, int, int, Wave]:
+        before, after = context(size)
+        first, end = start - before - base, start + size + after - base
+        wave = np.pad(held[max(0, first) : end], [(max(0, -first), max(0, end - len(held))), (0, 0)])
+        return start, size, min(size, base + len(held) - start), wave
+
+    before, after = context(segment)
     for block in rechunk(blocks, stride, axis=0):
         held = block if held is None else np.concatenate([held, block])
-        while len(held) >= segment:
-            last = held[:segment]
-            yield start, segment, last
-            held = held[stride:]
+        while base + len(held) >= start + segment + after:
+            yield piece(start, segment, held)
             start += stride
+        # What the last segments may yet look back to: from one stride before, and with all of their context.
+        if (done := start - stride - segment - before - base) > 0:
+            base, held = base + done, held[done:]
     if held is None:
         return
-    if last is None:
-        yield 0, len(held), np.pad(held, [(0, segment - len(held)), (0, 0)])
-    elif fresh := len(held) - (segment - stride):
-        yield start - stride + fresh, segment, np.concatenate([last[fresh:], held[-fresh:]])
+    length = base + len(held)
+    while start + segment <= length or (last == "short" and start < length):
+        yield piece(start, min(segment, length - start), held)
+        start += stride
+    if last == "moved" and (start == 0 or start - stride + segment < length):
+        yield piece(max(0, length - segment), segment, held)
 
 
 def _separated(
-    apply: Apply, segments: Iterator[tuple[int, int, Wave]], batch_size: int
+    apply: Apply, pieces: Iterator[tuple[int, int, int, Wave]], segment: int, batch_size: int
 ) -> Iterator[tuple[int, int, Stems]]:
-    """The segments of `_segments`, separated, in batches of one shape."""
-    while group := list(itertools.islice(segments, batch_size)):
-        batch = np.zeros((batch_size, *group[0][2].shape), np.float32)
-        batch[: len(group)] = [wave for _, _, wave in group]
-        stems = np.asarray(apply(batch))
-        for (start, real, _), estimate in zip(group, stems, strict=False):
-            yield start, real, estimate
+    """The segments of `_segments`, separated in batches; those of full size always in batches of one shape."""
+    for size, alike in itertools.groupby(pieces, key=lambda piece: piece[1]):
+        while group := list(itertools.islice(alike, batch_size)):
+            batch = np.stack([wave for *_, wave in group])
+            if size == segment:
+                batch = np.pad(batch, [(0, batch_size - len(group)), (0, 0), (0, 0)])
+            for (start, _, real, _), estimate in zip(group, np.asarray(apply(batch, size)), strict=False):
+                yield start, real, estimate
 
 
 def _overlap_add(pieces: Iterator[tuple[int, int, Stems]], segment: int) -> Iterator[Stems]:
@@ -94,16 +121,16 @@ def _overlap_add(pieces: Iterator[tuple[int, int, Stems]], segment: int) -> Iter
     total = norm = None
     for start, real, stems in pieces:
         if total is None or norm is None:
-            total, norm = np.zeros(stems.shape), np.zeros((segment, 1))
+            total, norm = np.zeros((len(stems), segment, stems.shape[2])), np.zeros((segment, 1))
         if done := start - base:
             yield (total[:, :done] / norm[:done]).astype(np.float32)
             for window in (total, norm[None]):
                 window[:, : segment - done] = window[:, done:]
                 window[:, segment - done :] = 0
             base = start
-        total += stems * weight
-        norm += weight
-        end = start + real
+        total[:, : stems.shape[1]] += stems * weight[: stems.shape[1]]
+        norm[: stems.shape[1]] += weight[: stems.shape[1]]
+        end = max(end, start + real)
     if total is not None and norm is not None:
         yield (total[:, : end - base] / norm[: end - base]).astype(np.float32)
 

@@ -175,6 +175,8 @@ def make_losses(separator: Any, loss: Loss) -> Callable:
         )
         if loss.domain == "wave":
             estimate = out.stems
+            skip = (references.shape[2] - estimate.shape[2]) // 2  # under `context` the stems are those of the middle
+            references = references[:, :, skip : skip + estimate.shape[2]]
         else:
             estimate, references = out.latents, separator.apply(variables, references, method="encode")
         return loss(estimate, references), updates.get("batch_stats", {})

@@ -24,8 +24,9 @@ class Separation:
     Attributes:
         stems: estimated waves, [b s t c].
         latents: the sources in the front end's domain as the head gives them, before any post-filter and
-            cropped to the front end's `bins`: complex [b s n f c], or the stems themselves on a wave front end.
+            cropped to the front end's `bins`: complex [b s n f c], real [b s n d] on a learned filterbank, or the
+            stems themselves on a wave front end.
     """
 
     stems: Float[Array, "b s t c"]
-    latents: Complex[Array, "b s n f c"] | Float[Array, "b s t c"]
+    latents: Complex[Array, "b s n f c"] | Float[Array, "b s n d"] | Float[Array, "b s t c"]

@@ -32,7 +32,7 @@ def joined(stream):
     return np.concatenate(list(stream), axis=1)
 
 
-def identity_and_half(batch):
+def identity_and_half(batch, length):
     return np.stack([batch, batch / 2], axis=1)
 
 
@@ -82,7 +82,7 @@ def test_segments_of_different_loudness_leave_no_seams():
     def largest_step(overlap):
         counter = itertools.count()
         stream = separate_stream(
-            lambda batch: np.stack([batch * np.float32(gains[next(counter)])], 1),
+            lambda batch, length: np.stack([batch * np.float32(gains[next(counter)])], 1),
             [np.ones((5_300, 1), np.float32)],
             segment=SEGMENT,
             overlap=overlap,
@@ -99,7 +99,7 @@ def test_segments_of_different_loudness_leave_no_seams():
 def test_last_segment_sees_real_context():
     batches = []
 
-    def record(batch):
+    def record(batch, length):
         batches.append(batch)
         return batch[:, None]
 
@@ -109,10 +109,55 @@ def test_last_segment_sees_real_context():
     assert all((np.diff(batch[0, :, 0]) == 1).all() for batch in batches)
 
 
+def demucs_chunks(length, segment, stride, fed):
+    """(first sample fed, one after the last) of each chunk, by the description of Demucs' `apply_model`."""
+    for offset in range(0, length, stride):
+        size = min(segment, length - offset)
+        yield offset - (fed(size) - size) // 2, offset - (fed(size) - size) // 2 + fed(size)
+
+
+@pytest.mark.parametrize("length", [1, 700, 749, 750, 1_000, 1_750, 2_345, 10_001])
+@pytest.mark.parametrize("fed", [lambda n: n, lambda n: 40 * -(-n // 40) + 200, lambda n: 1_200])
+def test_short_last_segments_and_context_are_those_of_demucs(length, fed):
+    seen = []
+
+    def context(size):
+        return (fed(size) - size) // 2, fed(size) - size - (fed(size) - size) // 2
+
+    def record(batch, size):
+        seen.append(batch[0, :, 0])
+        before, after = context(size)
+        return batch[:, None, before : batch.shape[1] - after]
+
+    wave = 1 + np.arange(length, dtype=np.float32)[:, None]
+    stems = joined(
+        separate_stream(record, in_blocks(wave, 100), segment=SEGMENT, overlap=0.25, context=context, last="short")
+    )
+    np.testing.assert_allclose(stems[0], wave, rtol=1e-6)
+    chunks = list(demucs_chunks(length, SEGMENT, 750, fed))
+    assert len(seen) == len(chunks)
+    for got, (first, end) in zip(seen, chunks, strict=True):
+        number = np.arange(first, end)
+        np.testing.assert_array_equal(got, np.where((number >= 0) & (number < length), number + 1, 0))
+
+
+def test_a_moved_last_segment_has_its_context():
+    seen = []
+
+    def record(batch, size):
+        seen.append((batch[0, 0, 0], batch[0, -1, 0]))
+        return batch[:, None, 30:-70]
+
+    wave = 1 + np.arange(2_345, dtype=np.float32)[:, None]
+    stream = separate_stream(record, in_blocks(wave, 100), segment=SEGMENT, overlap=0.25, context=lambda size: (30, 70))
+    np.testing.assert_allclose(joined(stream)[0], wave, rtol=1e-6)
+    assert seen == [(0, 1_070), (721, 1_820), (1_316, 0)]
+
+
 def test_every_call_has_one_shape_and_a_short_last_batch_is_padded():
     shapes = []
 
-    def record(batch):
+    def record(batch, length):
         shapes.append(batch.shape)
         return batch[:, None]
 
@@ -132,7 +177,9 @@ def test_stream_is_lazy():
         while next(read) < 10_000:
             yield np.ones((100, 1), np.float32)
 
-    stream = separate_stream(lambda batch: batch[:, None], endless(), segment=SEGMENT, overlap=0.5, batch_size=2)
+    stream = separate_stream(
+        lambda batch, length: batch[:, None], endless(), segment=SEGMENT, overlap=0.5, batch_size=2
+    )
     next(stream)
     assert next(read) < 40
 
@@ -140,7 +187,7 @@ def test_stream_is_lazy():
 def test_segment_zero_is_one_call():
     shapes = []
 
-    def record(batch):
+    def record(batch, length):
         shapes.append(batch.shape)
         return batch[:, None]
 
@@ -166,7 +213,7 @@ def test_shifts_average_over_delays_and_undo_them():
     wave = noise(5_000, 1)
 
     def even(blocks):
-        def mask(batch):
+        def mask(batch, length):
             return (batch * (np.arange(batch.shape[1]) % 2 == 0)[None, :, None])[:, None]
 
         return separate_stream(mask, blocks, segment=SEGMENT, overlap=0.0)
@@ -285,11 +332,11 @@ def test_one_compilation_whatever_the_length_and_the_variables():
 def test_the_batch_is_halved_when_memory_runs_out(monkeypatch):
     forward, sizes, said = inference._forward, [], []
 
-    def small_memory(net, variables, targets, mix):
+    def small_memory(net, length, variables, targets, mix):
         sizes.append(len(mix))
         if len(mix) > 3:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
-        return forward(net, variables, targets, mix)
+        return forward(net, length, variables, targets, mix)
 
     monkeypatch.setattr(inference, "_forward", small_memory)
     monkeypatch.setattr(inference, "AUTO_BATCH", 8)
@@ -297,10 +344,10 @@ def test_the_batch_is_halved_when_memory_runs_out(monkeypatch):
     model._notify = said.append
     wave = noise(20_000)
     batch = np.stack([wave[:2_000]] * 8)
-    np.testing.assert_allclose(model._apply(batch, halve=True)[:, 0], batch, atol=1e-6)
+    np.testing.assert_allclose(model._apply(batch, 2_000, halve=True)[:, 0], batch, atol=1e-6)
     assert sizes == [8, 4, 2, 2, 2, 2] and len(said) == 2 and "going on with 2" in said[-1]
     sizes.clear()
-    model._apply(batch, halve=True)
+    model._apply(batch, 2_000, halve=True)
     assert sizes == [2] * 4  # remembered for the next batch and the next song
     with pytest.raises(JaxsepError, match="batch size"):
         make_model().separate(wave, 8_000, batch_size=4)
