@@ -78,6 +78,55 @@ def test_a_net_without_padding_is_fed_context():
     np.testing.assert_allclose(out.stems[:, 0], expected, atol=1e-6)
 
 
+def test_zeros_lie_around_a_wave_in_equal_parts():
+    """Of 9 samples a net of strides of 8 gets 3 zeros in front and 4 behind, as under Demucs' `center_trim`."""
+    seen = []
+
+    def keep(y, z):
+        seen.append(y[0, 0, :, 0])
+        return y
+
+    class Look(Copy):
+        def __call__(self, z, targets, train):
+            seen.append(z[0, :, 0])
+            return super().__call__(z, targets, train)
+
+    wave = jnp.abs(_wave(9)) + 1
+    out = Separator(Identity(), Look(8), keep).apply({}, wave, None, False)
+    assert (np.flatnonzero(np.asarray(seen[0])) == 3 + np.arange(9)).all() and seen[0].shape == (16,)
+    np.testing.assert_array_equal(out.stems[:, 0], wave)
+
+
+def test_with_context_a_net_yields_the_middle_and_sees_no_zeros():
+    wave = _wave(24)
+    separator = Separator(Identity(), Valid(), _first, context=True)
+    assert separator.surroundings(20) == (2, 2) and separator.clone(context=False).surroundings(20) == (0, 0)
+    stems = separator.apply({}, wave, None, False).stems
+    np.testing.assert_allclose(stems[:, 0], sum(np.asarray(wave)[:, i : i + 20] for i in range(5)), atol=1e-6)
+    short = separator.apply({}, wave[:, :3], None, False).stems  # too short for any context: zeros, as ever
+    np.testing.assert_allclose(
+        short, separator.clone(context=False).apply({}, wave[:, :3], None, False).stems, atol=1e-6
+    )
+
+
+def test_with_context_lengths_that_the_net_does_not_fill_are_refused():
+    class Strided(Valid):
+        def lengths(self, length):
+            return -(-length // 4) * 4 + 4, -(-length // 4) * 4
+
+        def __call__(self, z, targets, train):
+            return super().__call__(z[:, : z.shape[1] // 4 * 4], targets, train)
+
+    separator = Separator(Identity(), Strided(), _first, context=True)
+    assert separator.apply({}, _wave(24), None, False).stems.shape[2] == 20
+    with pytest.raises(JaxsepError, match="give it 24"):
+        separator.apply({}, _wave(26), None, False)
+    config = load_config("spleeter.py:demo").unlock()
+    config.context = True
+    with pytest.raises(JaxsepError, match="identity"):
+        build(config)
+
+
 def test_blocks_are_seen_one_by_one():
     wave = _wave(10)
     out = Separator(Identity(), BlockMean(), _first, block=4).apply({}, wave, None, False)
