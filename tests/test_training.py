@@ -310,3 +310,24 @@ def test_targets_ask_for_weighted_sums_of_sources():
     slopes = np.einsum("btc,btc,bs->s", error, data["mix"], targets[:, 0]) * 2 / error.size
     np.testing.assert_allclose(run.state.params["net"]["gains"], [0.5, 0.25] - slopes, rtol=1e-4)
     assert metrics.numbers(("target",))["loss/target"] == pytest.approx((error**2).mean(), rel=1e-5)
+
+
+class Inner(nn.Module):
+    """What it is fed without three samples at each end, for two sources."""
+
+    def lengths(self, length):
+        return length + 6, length
+
+    def __call__(self, wave, targets, train):
+        return jnp.stack([wave[:, 3:-3]] * 2, axis=1)
+
+
+def test_under_context_the_loss_compares_the_middle():
+    """The mixture is each source here: with its ends as context the estimate is perfect, and not one sample late."""
+    wave = jnp.asarray(np.random.default_rng(0).standard_normal((2, 50, 1)), jnp.float32)
+    data = {"mix": wave, "sources": jnp.stack([wave] * 2, axis=1)}
+    separator = Separator(Identity(), Inner(), as_it_is, context=True)
+    compute = training.make_losses(separator, losses.WaveL1())
+    np.testing.assert_array_equal(compute({}, data, True)[0], np.zeros((2, 2)))
+    late = {**data, "sources": jnp.roll(data["sources"], 1, axis=2)}
+    assert float(compute({}, late, True)[0].min()) > 0.5
