@@ -6,16 +6,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Complex, Float
 
+from jaxsep.convstft import ConvStft
 from jaxsep.errors import JaxsepError
-
-# Periodic windows on [0, 1): sampled at i / frame they are what scipy calls fftbins=True.
-WINDOWS = {
-    "hann": lambda phase: np.sin(np.pi * phase) ** 2,
-    "sqrt_hann": lambda phase: np.sin(np.pi * phase),
-    "hamming": lambda phase: 0.54 - 0.46 * np.cos(2 * np.pi * phase),
-}
-
-WEAK = 1e-3  # sum of squared windows that a sample can still be recovered from
+from jaxsep.framing import WEAK, WINDOWS, checked_window, framed, overlap_add, window_energy
 
 
 class Stft(nn.Module):
@@ -67,10 +60,7 @@ class Stft(nn.Module):
         else:
             padded = _reflect(wave, self.frame // 2)[..., :covered]
             padded = jnp.pad(padded, [(0, 0)] * (wave.ndim - 1) + [(0, covered - padded.shape[-1])])
-        # A frame is frame/hop consecutive blocks of hop samples: slices of one reshape, no gather.
-        blocks = padded.reshape(*padded.shape[:-1], -1, self.hop)
-        framed = jnp.concatenate([blocks[..., k : k + count, :] for k in range(self.frame // self.hop)], axis=-1)
-        return jnp.moveaxis(jnp.fft.rfft(framed * window), -3, -1)
+        return jnp.moveaxis(jnp.fft.rfft(framed(padded, self.frame, self.hop) * window), -3, -1)
 
     def crop(self, latent: Complex[Array, "*b n f c"]) -> Complex[Array, "*b n g c"]:
         """The lowest `bins` frequencies."""
@@ -87,28 +77,19 @@ class Stft(nn.Module):
         if count != self.frames(length):
             raise JaxsepError(f"front: {count} frames, but {length} samples have {self.frames(length)}")
         start = self.frame if self.padding == "left" else self.frame // 2
-        framed = jnp.fft.irfft(jnp.moveaxis(latent, -1, -3), n=self.frame) * window
-        wave = _overlap_add(framed, self.hop)[..., start : start + length]
-        energy = _window_energy(window, self.hop, count)[start : start + length]
+        frames = jnp.fft.irfft(jnp.moveaxis(latent, -1, -3), n=self.frame) * window
+        wave = overlap_add(frames, self.hop)[..., start : start + length]
+        energy = window_energy(window, self.hop, count)[start : start + length]
         return jnp.moveaxis(wave / energy, -2, -1)
 
     def _checked_window(self) -> np.ndarray:
         """The window, float32 [frame]. Fields are checked here: linen modules are built unchecked."""
-        if self.window not in WINDOWS:
-            raise JaxsepError(f"front.window={self.window!r} is unknown, expected one of {', '.join(WINDOWS)}")
+        window = checked_window(self.window, self.frame, self.hop)
         if self.padding not in ("left", "reflect"):
             raise JaxsepError(f"front.padding={self.padding!r} is unknown, expected left or reflect")
-        if self.frame < 2 or self.frame % 2 or self.hop < 1 or self.frame % self.hop:
-            raise JaxsepError(f"front: frame={self.frame} must be even and a multiple of hop={self.hop}")
         if self.bins is not None and not 1 <= self.bins <= self.frame // 2 + 1:
             raise JaxsepError(f"front.bins={self.bins}: a frame of {self.frame} has 1 to {self.frame // 2 + 1} bins")
-        window = WINDOWS[self.window](np.arange(self.frame) / self.frame)
-        if (window**2).reshape(-1, self.hop).sum(axis=0).min() < WEAK:
-            raise JaxsepError(
-                f"front: hop={self.hop} is too long to invert a {self.window} window of {self.frame};"
-                f" use {self.frame // 4}"
-            )
-        return window.astype(np.float32)
+        return window
 
     def _ends_weakly(self, length: int) -> bool:
         """Whether the last samples, beyond the middle of torch's last frame, lie where the windows have faded out."""
@@ -151,29 +132,4 @@ def _reflect(wave: Float[Array, "*b t"], pad: int) -> Float[Array, "*b u"]:
     return wave[..., np.pad(np.arange(length), pad, mode="reflect")]
 
 
-def _overlap_add(framed: Float[Array, "*b n frame"], hop: int) -> Float[Array, "*b t"]:
-    """Sum of frames that start `hop` samples apart: pad and add blocks of hop samples."""
-    *batch, count, frame = framed.shape
-    overlap = frame // hop
-    blocks = framed.reshape(*batch, count, overlap, hop)
-    lead = [(0, 0)] * len(batch)
-    total = sum(jnp.pad(blocks[..., k, :], [*lead, (k, overlap - 1 - k), (0, 0)]) for k in range(overlap))
-    return jnp.reshape(total, (*batch, -1))
-
-
-def _window_energy(window: np.ndarray, hop: int, count: int) -> Float[Array, " t"]:
-    """Sum of the squared windows of `count` frames; its long middle is broadcast, not a constant."""
-    overlap = len(window) // hop
-    squares = (window.astype(np.float64) ** 2).reshape(overlap, hop)
-    few = min(count, overlap)
-    blocks = np.zeros((few + overlap - 1, hop))
-    for k in range(few):
-        blocks[k : k + overlap] += squares
-    blocks = jnp.asarray(blocks, jnp.float32)
-    if count > overlap:
-        middle = jnp.broadcast_to(blocks[overlap - 1], (count - overlap + 1, hop))
-        blocks = jnp.concatenate([blocks[: overlap - 1], middle, blocks[overlap:]])
-    return jnp.reshape(blocks, -1)
-
-
-FRONTS = {"stft": Stft, "identity": Identity}
+FRONTS = {"stft": Stft, "conv_stft": ConvStft, "identity": Identity}

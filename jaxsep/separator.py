@@ -238,7 +238,7 @@ def build(config: configs.Config) -> Separator:
     inference = config.inference
     if config.context and config.front.name != "identity":
         raise JaxsepError(f"context=True needs front.name='identity', not {config.front.name!r}")
-    if inference.swap_channels and config.front.name not in ("identity", "stft"):
+    if inference.swap_channels and config.front.name not in ("identity", "stft", "conv_stft"):
         raise JaxsepError(f"inference.swap_channels: front.name={config.front.name!r} has no channels to exchange")
     return Separator(
         front=configs.construct(FRONTS, config.front, "front"),
