@@ -1,7 +1,9 @@
 """What a file looks like, from its first bytes and its name; archives, unpacked with care."""
 
+import gzip
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -79,6 +81,25 @@ def unpack(path: Path, folder: Path) -> list[Path]:
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
         raise JaxsepError(f"{path}: damaged, or no archive ({error}); download it again") from None
     return sorted(folder.iterdir())
+
+
+def gunzip(path: Path, folder: Path) -> Path:
+    """Unpacks a gzipped file into a folder, under its name without `.gz`.
+
+    Raises:
+        JaxsepError: a damaged file, or far more data than weights can be packed into it.
+    """
+    target, room = folder / path.name.removesuffix(".gz"), LARGEST_EXPANSION * path.stat().st_size
+    try:
+        with gzip.open(path) as packed, target.open("xb") as out:
+            while block := packed.read(1 << 20):
+                room -= len(block)
+                if room < 0:
+                    raise JaxsepError(f"{path}: expands to over {LARGEST_EXPANSION} times its size; refused")
+                out.write(block)
+    except (EOFError, OSError, zlib.error) as error:
+        raise JaxsepError(f"{path}: damaged ({error}); download it again") from None
+    return target
 
 
 def _members(path: Path) -> Iterator[tuple[str, Callable[[int], bytes]]]:

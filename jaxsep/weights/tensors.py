@@ -140,6 +140,16 @@ def conv(path: str, name: str, bias: bool = True) -> dict[str, Rule]:
     return _layer(path, name, torch_conv, bias)
 
 
+def conv1d(path: str, name: str, bias: bool = True) -> dict[str, Rule]:
+    """PyTorch's Conv1d, [out in k] -> [k in out]."""
+    return _layer(path, name, lambda weight: weight.transpose(2, 1, 0), bias)
+
+
+def conv_transpose1d(path: str, name: str, bias: bool = True) -> dict[str, Rule]:
+    """PyTorch's ConvTranspose1d, [in out k] -> [k in out]."""
+    return _layer(path, name, lambda weight: weight.transpose(2, 0, 1), bias)
+
+
 def linear(path: str, name: str, bias: bool = True) -> dict[str, Rule]:
     """PyTorch's Linear."""
     return _layer(path, name, torch_linear, bias)

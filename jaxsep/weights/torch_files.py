@@ -9,6 +9,7 @@ import math
 import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +128,17 @@ def _read_legacy(path: Path, data: bytes, foreign: bool) -> Any:
     start = stream.tell()
     stated: dict[str, tuple[np.dtype, int]] = {}
 
-    def collect(identity: Any) -> None:
+    def collect(identity: Any) -> Any:
+        if identity[0] == "module":  # a class; its file and its source code go with it
+            return identity[1]
         _, dtype, key, _, length, view = identity
         if view is not None:
             raise ValueError("a storage that is a view of another one")
         stated[key] = (dtype, length)
+        return None
+
+    def fetch(identity: Any) -> Any:
+        return identity[1] if identity[0] == "module" else storages[identity[2]]
 
     try:
         load(_nothing, collect)
@@ -148,7 +155,7 @@ def _read_legacy(path: Path, data: bytes, foreign: bool) -> Any:
             raise
         raise JaxsepError(f"{path}: damaged ({error}); download it again") from None
     stream.seek(start)
-    return load(_tensor, lambda identity: storages[identity[2]])
+    return load(_tensor, fetch)
 
 
 def _nothing(*_: Any) -> None:
@@ -163,9 +170,16 @@ def _names(tensor: Callable[..., Any]) -> dict[str, Any]:
         "torch._utils._rebuild_parameter": lambda data, *_: data,
         "torch.Size": lambda sizes=(): tuple(sizes),
         "torch.device": lambda *_: None,
+        "fractions.Fraction": _fraction,
         **{f"torch.{name}Storage": np.dtype(dtype) for name, dtype in _STORAGES.items()},
         **{f"torch.{name}": pickles.Inert(f"torch.{name}") for name in _DTYPES},
     }
+
+
+def _fraction(*parts: Any) -> Fraction:
+    """As pickled: "39/5", or numerator and denominator."""
+    numbers = parts[0].split("/") if len(parts) == 1 else parts
+    return Fraction(*(int(number) for number in numbers))
 
 
 def _storage(raw: bytes, dtype: np.dtype, order: str, length: int) -> np.ndarray:
