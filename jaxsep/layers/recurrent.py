@@ -85,7 +85,7 @@ class LSTM(nn.Module):
         inits = [init or default for init in (self.input_init, self.recurrent_init, self.bias_init)]
         x = jnp.swapaxes(x, 0, 1)
         for i in range(self.layers):
-            weights = _Weights(self.units, *inits, name=f"layer{i}")(x.shape[-1])
+            weights = Weights(self.units, *inits, name=f"layer{i}")(x.shape[-1])
             x, kernel, recurrent = promote_dtype(x, *weights[:2], dtype=self.dtype)
             gates = jnp.dot(x, kernel, preferred_element_type=jnp.float32) + weights[2]
             x = lstm(gates[:, None], recurrent[None])[:, 0].astype(x.dtype)
@@ -104,7 +104,7 @@ class _Layer(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         inits = (self.input_init, self.recurrent_init, self.bias_init)
-        weights = [_Weights(self.units, *inits, name=name)(x.shape[-1]) for name in ("forward", "backward")]
+        weights = [Weights(self.units, *inits, name=name)(x.shape[-1]) for name in ("forward", "backward")]
         inputs, recurrent, bias = zip(*weights, strict=True)
         x, kernel, recurrent = promote_dtype(x, jnp.concatenate(inputs, axis=1), jnp.stack(recurrent), dtype=self.dtype)
         # All steps of both directions at once: only the product with the state is left to the recurrence.
@@ -114,8 +114,13 @@ class _Layer(nn.Module):
         return jnp.concatenate([h[:, 0], h[::-1, 1]], axis=-1).astype(x.dtype)
 
 
-class _Weights(nn.Module):
-    """The parameters of one direction."""
+class Weights(nn.Module):
+    """The parameters of one direction of one layer.
+
+    Attributes:
+        units: u.
+        input_init, recurrent_init, bias_init: initialisers.
+    """
 
     units: int
     input_init: Callable
@@ -124,6 +129,7 @@ class _Weights(nn.Module):
 
     @nn.compact
     def __call__(self, features: int) -> tuple[Array, Array, Array]:
+        """`input` [features 4u], `recurrent` [u 4u] and `bias` [4u]."""
         return (
             self.param("input", self.input_init, (features, 4 * self.units), jnp.float32),
             self.param("recurrent", self.recurrent_init, (self.units, 4 * self.units), jnp.float32),

@@ -1,11 +1,12 @@
 """The systems: one paper, one file, the net alone. The table below is all there is to choose from."""
 
-from jaxsep.models import blstm, cunet, d3net, demucs, lasaft, mmdenselstm, mmdensenet, open_unmix, phasen, spleeter
+from jaxsep.models import blstm, cunet, d3net, dccrn, demucs, lasaft, mmdenselstm, mmdensenet, open_unmix, phasen, spleeter
 
 MODELS = {
     "blstm": blstm.MagnitudeBLSTM,
     "cunet": cunet.CUNet,
     "d3net": d3net.D3Net,
+    "dccrn": dccrn.DCCRN,
     "demucs": demucs.Demucs,
     "lasaft": lasaft.LaSAFTNet,
     "mmdenselstm": mmdenselstm.MMDenseLSTM,
