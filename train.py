@@ -41,8 +41,8 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
 
     from jaxsep import log, losses, memory, optim, separator, training, validation
     from jaxsep.card import write_card
-    from jaxsep.checkpoint import Checkpoints
-    from jaxsep.data import statistics
+    from jaxsep.checkpoint import Checkpoints, load_start
+    from jaxsep.data import levels, statistics
     from jaxsep.data.pipeline import batches
     from jaxsep.data.tracks import open_tracks
 
@@ -65,15 +65,19 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
     measured = None
     if separator.wants_statistics(model.net):
         measured = statistics.of_run(folder, model.front, tracks["train"], config, data["fingerprint"])
+    standard = levels.of_run(folder, tracks["train"], config, data["fingerprint"]) if config.data.standardise else None
 
     with Checkpoints(folder) as checkpoints:
-        # --- State: fresh, or the newest checkpoint that is whole -----------------------------------------
+        # --- State: fresh, or with another run's weights, or the newest checkpoint that is whole ----------
         state = training.init_state(model, optimiser, config, mesh, measured)
-        step, history, window = 0, [], log.Window()  # history: [step, validation SDR]
+        step, history, window, origin = 0, [], log.Window(), None  # history: [step, validation SDR]
         if restored := checkpoints.restore(state.items()):
             step, items, meta = restored
             state = training.TrainState.from_items(items, state.ok)
             history, window = meta["history"], log.Window(meta["window"])
+        elif config.init:
+            variables, origin = load_start(config)
+            state = training.start_from(state, variables, optimiser, mesh)
 
         def over() -> bool:
             return step >= config.steps or optim.stalled([sdr for _, sdr in history], config.patience)
@@ -81,7 +85,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
         if over():
             print(f"{folder}: finished at step {step}; to go on, raise --config.steps or --config.patience")
             return
-        workdirs.record_run(folder, argv, data, step)
+        workdirs.record_run(folder, argv, data, step, origin)
         metrics_file = log.MetricsFile(folder / "metrics.jsonl", step)
         board = log.TensorBoard(folder, config.sample_rate) if config.tensorboard else None
         write_card(folder)
@@ -90,7 +94,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         device = f"{mesh.size} x {jax.devices()[0].device_kind}"
         print(f"{config.name}: {parameters:,} parameters, {device}, step {step} of {config.steps}", flush=True)
-        stream = batches(tracks["train"], sources, config, first_step=step)
+        stream = batches(tracks["train"], sources, config, first_step=step, levels=standard)
         started = time.perf_counter()
         with ThreadPoolExecutor(1) as reader:  # the first batch is read while XLA compiles
             first = reader.submit(next, stream)

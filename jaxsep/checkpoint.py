@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxsep import integrity
+from jaxsep.config import Config, parse_sources, run_config
 from jaxsep.errors import JaxsepError
 
 FOLDER = "checkpoints"
@@ -174,6 +175,22 @@ def load_variables(workdir: str | Path, which: str | int = "best") -> tuple[dict
             return _variables(checkpoint), {"step": int(checkpoint.name), "sdr": None if score == -np.inf else score}
         integrity.warn(f"{checkpoint}: damaged ({reason}); passed over")
     raise JaxsepError(f"{folder}: there is no checkpoint that can be read; train first, or name another run folder")
+
+
+def load_start(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The best weights of the run that `config.init` names, from which another training starts.
+
+    Returns:
+        Flax variables as numpy arrays, and {"run", "step", "sdr"}.
+
+    Raises:
+        JaxsepError: no run folder, other sources, or no checkpoint that is whole.
+    """
+    sources = [",".join(parse_sources(text)) for text in (run_config(config.init).sources, config.sources)]
+    if sources[0] != sources[1]:
+        raise JaxsepError(f"init={config.init}: a run with sources={sources[0]}, this config has {sources[1]}")
+    variables, origin = load_variables(config.init)
+    return variables, {"run": str(Path(config.init).absolute()), **origin}
 
 
 def save_variables(workdir: str | Path, variables: Mapping[str, Any], step: int = 0, sdr: float | None = None) -> None:

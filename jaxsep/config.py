@@ -33,6 +33,7 @@ def defaults() -> Config:
             "variant": "",
             "paper": {"title": "", "year": 0, "url": "", "score": ""},
             "seed": 0,
+            "init": "",  # run folder whose best weights training starts from; "" = fresh ones
             "sources": "vocals,drums,bass,other",
             "sample_rate": 44100,
             "channels": 2,
@@ -56,6 +57,7 @@ def defaults() -> Config:
                 "name": "l1",
                 "mel_bins": 0,  # spectral losses: compare this many mel bands instead of bins; 0 = bins
                 "beta": 1.0,  # smooth_l1: where the parabola becomes a line
+                "pit": False,  # losses on waves: under each example's best order of the estimates
             },
             "data": {
                 "source": "folder",  # builtin | folder | musdb18
@@ -63,11 +65,17 @@ def defaults() -> Config:
                 "stems": "vocals,drums,bass,other",
                 "segment": 6 * 44100,
                 "batch_size": 4,
-                "remix": "none",  # none: one song at one place; stem: each stem from a song and place of its own
+                # none: one song at one place | stem: each stem from a song and place of its own |
+                # group: stems are exchanged among every `group` samples in a row (Demucs)
+                "remix": "none",
+                "group": 4,
                 "gain": (1.0, 1.0),
                 "swap": 0.0,
                 "sign": 0.0,
                 "conditions": "",  # how a conditioned system's targets are drawn: jaxsep/data/conditions.py
+                "shift": 0,  # each stem begins up to so many samples later, by its own draw (Demucs)
+                "pad": 0,  # samples of silence that segments may reach into beyond the ends of a song (Wave-U-Net)
+                "standardise": False,  # songs by mean and deviation of their mono mix, as inference.standardise does
                 "mixture": "sum",  # sum of the augmented stems | original: the song's own mixture
                 "resample": False,
                 "songs": {"train": 24, "valid": 4, "test": 6, "seconds": 30.0, "seed": 0},  # builtin only
@@ -258,6 +266,8 @@ def check(config: Config) -> None:
     for source in config.model_by_source:
         if not config.per_source or source not in (*stems, *parse_sources(config.sources)):
             raise JaxsepError(f"model_by_source: {source!r} is neither a source nor a stem of a per_source system")
+    if config.data.standardise and not config.inference.standardise:
+        raise JaxsepError("data.standardise=True needs inference.standardise=True: songs are separated as trained on")
     for key in ("steps", "blend", "log_every", "eval_every", "save_every", "sample_rate", "channels"):
         if config[key] < 1:
             raise JaxsepError(f"{key}={config[key]}: expected 1 or more")

@@ -5,6 +5,7 @@ whose loss or gradient is not finite changes nothing and marks the state, so tha
 either: although the state is donated, what comes out of the loop is the state before the failing step.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -152,6 +153,46 @@ def init_state(
         )
 
     return jax.jit(create, out_shardings=NamedSharding(mesh, PartitionSpec()))()
+
+
+def start_from(state: TrainState, variables: Mapping[str, PyTree], optimiser: Optimiser, mesh: Mesh) -> TrainState:
+    """The fresh state with the weights and batch statistics of another run.
+
+    Args:
+        state: as `init_state` made it.
+        variables: "params" and where there are some "batch_stats", of a checkpoint.
+        optimiser: of the run, which begins anew.
+        mesh: the devices.
+
+    Raises:
+        JaxsepError: a parameter that is missing, or is not there, or has another shape.
+    """
+    given = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    there, here = _shapes(given), _shapes({"params": state.params, "batch_stats": state.batch_stats})
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
+            raise JaxsepError(
+                f"init: {name}: {there.get(name, 'no such parameter')} there, {here.get(name, 'no such parameter')} in "
+                "this config; give a run of the same model, with the same sources and widths"
+            )
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def copy(tree: PyTree) -> PyTree:
+        return jax.device_put(tree, whole, may_alias=False)  # the state is donated: none of its arrays is another one
+
+    return dataclasses.replace(
+        state,
+        params=copy(given["params"]),
+        batch_stats=copy(given["batch_stats"]),
+        opt_state=jax.jit(optimiser.directions.init, out_shardings=whole)(given["params"]),
+        ema=None if state.ema is None else copy(given["params"]),
+    )
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """Shape of each leaf by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
 
 
 def make_losses(separator: Any, loss: Loss) -> Callable:

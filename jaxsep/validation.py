@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from jaxsep import training
 from jaxsep.config import Config, parse_sources, parse_stems
+from jaxsep.data import levels
 from jaxsep.data.tracks import MIXTURE, Track
 from jaxsep.errors import JaxsepError
 from jaxsep.inference import Model
@@ -52,18 +53,22 @@ def make_validate(
                 f"data.segment={config.data.segment} at {config.sample_rate} Hz; remove the song or set a shorter "
                 "segment"
             )
+    measured = levels.measure(tracks, config) if config.data.standardise else None
     forward = training.make_losses(separator, loss)
     eval_step = jax.jit(lambda variables, batch: forward(variables, batch, False)[0])
 
     def validate(variables: Mapping[str, Any]) -> Result:
         model = Model.from_parts(separator, variables, config)
         medians, losses, excerpt = [], [], {}
-        for track in tracks:
+        for index, track in enumerate(tracks):
             mix, references = _read(track, sources, config)
             estimates = np.stack(list(model.separate(mix, config.sample_rate).values()))
             medians.append(_median(framewise_sdr(references, estimates, config.sample_rate), axis=1))
-            losses.append(_losses(eval_step, variables, mix, references, config, mesh))
             excerpt = excerpt or _excerpt(mix, references, estimates, tuple(sources), config.sample_rate)
+            if measured is not None:
+                mean, std = measured.mean[index], measured.std[index]
+                mix, references = _standardised(mix, references, mean, std, sources, config)
+            losses.append(_losses(eval_step, variables, mix, references, config, mesh))
         sdr = _median(np.stack(medians), axis=0)
         for source, value in zip(sources, sdr, strict=True):
             if np.isnan(value):
@@ -94,6 +99,20 @@ def _fit(wave: np.ndarray, rate: int, config: Config) -> np.ndarray:
     if rate != config.sample_rate:
         wave = soxr.resample(wave, rate, config.sample_rate)
     return np.broadcast_to(wave, (len(wave), config.channels))
+
+
+def _standardised(
+    mix: Float[np.ndarray, "t c"],
+    references: Float[np.ndarray, "s t c"],
+    mean: float,
+    std: float,
+    sources: Mapping[str, Sequence[str]],
+    config: Config,
+) -> tuple[Float[np.ndarray, "t c"], Float[np.ndarray, "s t c"]]:
+    """A song as the training stream has it: each stem is mapped, and then they are summed."""
+    mixed = 1 if config.data.mixture == "original" else len(parse_stems(config.data.stems))
+    members = np.array([len(members) for members in sources.values()])[:, None, None]
+    return ((mix - mixed * mean) / std).astype(np.float32), ((references - members * mean) / std).astype(np.float32)
 
 
 def _losses(

@@ -60,7 +60,9 @@ def open_workdir(workdir: str | Path, config: configs.Config) -> Path:
     return folder
 
 
-def record_run(workdir: Path, argv: Sequence[str], data: Mapping[str, Any], step: int) -> None:
+def record_run(
+    workdir: Path, argv: Sequence[str], data: Mapping[str, Any], step: int, init: Mapping[str, Any] | None = None
+) -> None:
     """Writes `run.json`; a start at a later step adds itself to `resumed`.
 
     Args:
@@ -68,6 +70,7 @@ def record_run(workdir: Path, argv: Sequence[str], data: Mapping[str, Any], step
         argv: the command.
         data: what `describe_data` said.
         step: the step that this start goes on from.
+        init: the run and the checkpoint whose weights a fresh run starts from.
 
     Raises:
         JaxsepError: the data differs from the data that the run began with.
@@ -81,6 +84,7 @@ def record_run(workdir: Path, argv: Sequence[str], data: Mapping[str, Any], step
             "versions": versions(),
             "python": platform.python_version(),
             "data": data,
+            **({"init": init} if init else {}),
             "resumed": [],
         }
     elif run["data"]["fingerprint"] != data["fingerprint"]:

@@ -13,9 +13,9 @@ import soxr
 from ml_collections import ConfigDict
 from scipy import stats
 
-from jaxsep.data import augment
+from jaxsep.data import augment, levels
 from jaxsep.data.augment import tf
-from jaxsep.data.pipeline import Window, batches
+from jaxsep.data.pipeline import Crops, Window, batches
 from jaxsep.data.plan import Planner, random_bits
 from jaxsep.data.tracks import open_tracks
 from jaxsep.errors import JaxsepError
@@ -62,9 +62,13 @@ def config(root: Path, seed=7, sample_rate=44100, channels=2, **data) -> ConfigD
         "segment": SEGMENT,
         "batch_size": 4,
         "remix": "stem",
+        "group": 4,
         "gain": (0.25, 1.25),
         "swap": 0.5,
         "sign": 0.5,
+        "shift": 0,
+        "pad": 0,
+        "standardise": False,
         "mixture": "sum",
         "conditions": "",
         "resample": False,
@@ -83,8 +87,16 @@ def take(cfg: ConfigDict, count: int, sources=SINGLE, first_step=0, **options) -
 
 def planner(cfg: ConfigDict) -> Planner:
     data = cfg.data
-    positions = np.array(LENGTHS) - SEGMENT + 1
-    return Planner(cfg.seed, STEMS, positions, data.remix, tuple(data.gain), data.swap, data.sign)
+    positions = np.array(LENGTHS) - data.segment - data.shift + 2 * data.pad + 1
+    shift, first = np.array([data.shift]), np.array([-data.pad])
+    settings = data.remix, tuple(data.gain), data.swap, data.sign, data.group, shift, first
+    return Planner(cfg.seed, STEMS, positions, *settings)
+
+
+def song_stems(root: Path, number: int) -> np.ndarray:
+    """A whole song [k t c]."""
+    folder = root / "train" / f"Song {number}"
+    return np.stack([soundfile.read(folder / f"{stem}.wav", dtype="float32")[0] for stem in STEMS])
 
 
 def by_hand(cfg: ConfigDict, number: int) -> np.ndarray:
@@ -92,8 +104,9 @@ def by_hand(cfg: ConfigDict, number: int) -> np.ndarray:
     plan = planner(cfg)([number])
     stems = []
     for index, stem in enumerate(STEMS):
-        path = Path(cfg.data.root) / "train" / f"Song {plan.track[0, index]}" / f"{stem}.wav"
-        wave = soundfile.read(path, SEGMENT, int(plan.start[0, index]), dtype="float32")[0]
+        song = Path(cfg.data.root) / "train" / f"Song {plan.track[0, index]}"
+        wave = np.pad(soundfile.read(song / f"{stem}.wav", dtype="float32")[0], [(SEGMENT, SEGMENT), (0, 0)])
+        wave = wave[SEGMENT + plan.start[0, index] :][: cfg.data.segment]
         wave = wave[:, ::-1] if plan.swap[0, index] else wave
         stems.append(wave * (-plan.gain[0, index] if plan.sign[0, index] else plan.gain[0, index]))
     return np.stack(stems)
@@ -162,10 +175,57 @@ def test_a_stem_is_drawn_alike_whatever_the_others_and_the_order_of_asking():
     np.testing.assert_array_equal(alone.gain[::-1, 0], plan.gain[:, 2])
 
 
+@pytest.mark.parametrize("group", [2, 4, 5])
+def test_a_group_permutes_each_stem_of_its_songs(group):
+    """Each stem of the songs of "none" is heard exactly once, with the one of another song, and only in its group."""
+    positions, groups = np.array([500, 10, 7000, 30_000]), 3000
+    numbers = np.arange(group * groups)
+    base = Planner(1, STEMS, positions, "none", (0.5, 1.0))(numbers)
+    mixed = Planner(1, STEMS, positions, "group", (0.5, 1.0), group=group)(numbers)
+    np.testing.assert_array_equal(mixed.gain, base.gain)
+    rows = [np.stack([plan.track, plan.start], -1).reshape(groups, group, 3, 2) for plan in (base, mixed)]
+    names = [row[..., 0].astype(np.int64) * 10**6 + row[..., 1] for row in rows]
+    np.testing.assert_array_equal(*(np.sort(name, axis=1) for name in names))
+    # Where in its group a song's stem went to: uniform, and independent of where its other stems went.
+    distinct = np.array([len(set(name)) == group for name in names[0][:, :, 0].tolist()])
+    goes = [np.argsort(name, axis=1).argsort(axis=1)[distinct] for name in names]
+    moves = np.take_along_axis(np.argsort(goes[1], axis=1), goes[0], axis=1)
+    assert (np.sort(moves, axis=1) == np.arange(group)[:, None]).all()
+    for stem, other in itertools.product(range(3), range(group)):
+        share = (moves[:, other, stem][:, None] == np.arange(group)).mean(0)
+        assert np.abs(share - 1 / group).max() < 5 * np.sqrt(1 / group / len(moves))
+    for left, right in ((0, 1), (0, 2), (1, 2)):
+        assert abs((moves[:, 0, left] == moves[:, 0, right]).mean() - 1 / group) < 5 * np.sqrt(1 / group / len(moves))
+
+
+def test_a_group_is_one_of_sample_numbers_whatever_is_asked_for():
+    positions = np.array([500, 10, 7000, 30_000])
+    make = Planner(1, STEMS, positions, "group")
+    whole = make(np.arange(12))
+    for number in range(12):
+        alone = make([number])
+        np.testing.assert_array_equal(alone.track[0], whole.track[number])
+        np.testing.assert_array_equal(alone.start[0], whole.start[number])
+
+
+def test_each_stem_is_shifted_by_its_own_draw():
+    positions, shift = np.array([500, 700]), np.array([30, 9])
+    numbers = np.arange(8000)
+    base = Planner(1, STEMS, positions)(numbers)
+    late = Planner(1, STEMS, positions, shift=shift, first=np.array([-100]))(numbers)
+    np.testing.assert_array_equal(late.track, base.track)
+    offsets = late.start - base.start + 100
+    for track, most in enumerate(shift):
+        for stem in range(3):
+            drawn = offsets[base.track[:, 0] == track, stem]
+            assert stats.chisquare(np.bincount(drawn, minlength=most + 1)).pvalue > 1e-4
+    assert np.abs(np.corrcoef(offsets.T / shift[base.track].T) - np.eye(3)).max() < 5 / np.sqrt(len(numbers))
+
+
 # The stream
 
 
-@pytest.mark.parametrize("remix", ["none", "stem"])
+@pytest.mark.parametrize("remix", ["none", "stem", "group"])
 def test_batches_equal_a_computation_by_hand(songs, remix):
     cfg = config(songs, remix=remix)
     changed = set()
@@ -180,6 +240,55 @@ def test_batches_equal_a_computation_by_hand(songs, remix):
         plan = planner(cfg)(np.arange(4 * step, 4 * step + 4))
         changed |= {("sign", flag) for flag in plan.sign.flat} | {("swap", flag) for flag in plan.swap.flat}
     assert len(changed) == 4  # every branch was taken
+
+
+def test_shifted_and_padded_batches_equal_a_computation_by_hand(songs):
+    cfg = config(songs, remix="none", shift=300, pad=400, segment=900)
+    silent = 0
+    for step, batch in enumerate(take(cfg, 8)):
+        for position in range(4):
+            stems = by_hand(cfg, 4 * step + position)
+            np.testing.assert_array_equal(batch["sources"][position], stems)
+            np.testing.assert_array_equal(batch["mix"][position], stems[0] + stems[1] + stems[2])
+            assert (stems != 0).all(-1).any(1).all()
+            silent += (stems == 0).all(-1).sum()
+    assert silent > 500  # beyond the ends of songs
+    (batch,) = take(config(songs, shift=0, pad=0, segment=900), 1)
+    assert (batch["sources"] == 0).all(-1).mean() < 0.01
+
+
+def test_a_shift_is_in_samples_of_the_model_whatever_the_rate_of_the_file(tmp_path):
+    """A song of 20,000 samples at twice the model's rate has room for a shift of 8,000 and not for one of 9,000."""
+    write(tmp_path, lengths=(20_000,))
+    cfg = config(tmp_path, sample_rate=22050, resample=True, segment=500, shift=500, **PLAIN)
+    crops = Crops(open_tracks(cfg.data, "train"), SINGLE, cfg, None)
+    starts = np.concatenate([crops.plan(number)[0].start for number in range(400)])
+    assert (starts.max(1) - starts.min(1)).max() in range(900, 1001)
+    with pytest.raises(JaxsepError, match=r"data\.shift=9000"):
+        take(config(tmp_path, sample_rate=22050, resample=True, segment=500, shift=9000, **PLAIN), 1)
+
+
+@pytest.mark.parametrize("remix", ["none", "stem"])
+def test_standardised_songs_have_a_mono_mix_of_unit_deviation(songs, remix):
+    cfg = config(songs, standardise=True, remix=remix)
+    measured = levels.measure(open_tracks(cfg.data, "train"), cfg)
+    for number in range(4):
+        mono = song_stems(songs, number).astype(np.float64).sum(0).mean(-1)
+        assert measured.mean[number] == pytest.approx(mono.mean(), abs=1e-9)
+        assert measured.std[number] == pytest.approx(mono.std(ddof=1) + 1e-8, rel=1e-9)
+    for step, batch in enumerate(take(cfg, 3, levels=measured)):
+        for position in range(4):
+            plan = planner(cfg)([4 * step + position])
+            stems = by_hand(cfg, 4 * step + position)
+            signed = np.where(plan.sign, -plan.gain, plan.gain)[0]
+            mean, std = (values[plan.track[0]] for values in measured)
+            expected = ((stems / signed[:, None, None] - mean[:, None, None]) / std[:, None, None]) * signed[
+                :, None, None
+            ]
+            np.testing.assert_allclose(batch["sources"][position], expected, atol=2e-6)
+            np.testing.assert_allclose(batch["mix"][position], expected.sum(0), atol=4e-6)
+    with pytest.raises(ValueError, match=r"data\.standardise=True"):
+        take(cfg, 1)
 
 
 def test_a_stem_that_is_no_source_is_in_the_mixture_all_the_same(songs):
@@ -197,8 +306,10 @@ def test_sources_may_share_stems_and_stand_in_any_order(songs):
     np.testing.assert_array_equal(batch["sources"][1], np.stack([bass + drums, bass, vocals]))
 
 
-def test_same_batches_for_any_workers_processes_and_restarts(songs):
-    cfg = config(songs)
+@pytest.mark.parametrize("batch_size", [4, 8])
+@pytest.mark.parametrize("changes", [{}, {"remix": "group", "group": 3, "segment": 700, "shift": 300, "pad": 50}])
+def test_same_batches_for_any_workers_processes_and_restarts(songs, changes, batch_size):
+    cfg = config(songs, batch_size=batch_size, **changes)
     whole = take(cfg, 5, workers=1)
     assert len({batch["mix"].tobytes() for batch in whole}) == 5
     for other in (
@@ -216,7 +327,8 @@ def test_same_batches_for_any_workers_processes_and_restarts(songs):
         for left, right in zip(whole, other, strict=True):
             for key in ("mix", "sources"):
                 np.testing.assert_array_equal(left[key], right[key])
-    assert not np.array_equal(take(config(songs, seed=8), 1)[0]["mix"], whole[0]["mix"])
+    other = config(songs, seed=8, batch_size=batch_size, **changes)
+    assert not np.array_equal(take(other, 1)[0]["mix"], whole[0]["mix"])
 
 
 def test_two_operating_system_processes_share_the_same_global_batch(songs, tmp_path):
@@ -256,7 +368,7 @@ def test_the_original_mixture_is_fed_as_it_is(songs):
     expected = soundfile.read(path, SEGMENT, int(plan.start[0, 0]), dtype="float32")[0]
     np.testing.assert_array_equal(batch["mix"][3], expected)
     np.testing.assert_array_equal(batch["sources"][3], by_hand(cfg, 3))
-    for change in ({"remix": "stem"}, {"gain": (0.5, 1.0)}, {"swap": 0.1}, {"sign": 0.1}):
+    for change in ({"remix": "stem"}, {"remix": "group"}, {"gain": (0.5, 1.0)}, {"swap": 0.1}, {"sign": 0.1}):
         with pytest.raises(JaxsepError, match=r"data\.mixture='original'"):
             take(config(songs, mixture="original", **(PLAIN | change)), 1)
 
@@ -347,6 +459,10 @@ def test_what_cannot_be_streamed_is_refused(songs, tmp_path):
     refused("data.segment=0", config(songs, segment=0))
     refused("data.batch_size=4", config(songs), process_count=3)
     refused("data.remix='song'", config(songs, remix="song"))
+    refused("data.group=1", config(songs, remix="group", group=1))
+    refused("data.shift=-1", config(songs, shift=-1))
+    refused(r"'Song 0'.*1000 samples, shorter than the 1005.*data.shift=205", config(songs, segment=800, shift=205))
+    refused("data.pad=1000", config(songs, pad=1000))
     refused("data.swap=2", config(songs, swap=2.0))
     refused("data.gain", config(songs, gain=(2.0, 1.0)))
     refused("data.mixture='mean'", config(songs, mixture="mean"))

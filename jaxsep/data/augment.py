@@ -26,10 +26,13 @@ def to_float(stems: Num[tf.Tensor, "*k t c"]) -> Float[tf.Tensor, "*k t c"]:
     return stems if stems.dtype == tf.float32 else tf.cast(stems, tf.float32) * (1 / 32768)
 
 
-def level(stems: Num[tf.Tensor, "k t c"], gain: Float[tf.Tensor, " k"]) -> Float[tf.Tensor, "k t c"]:
-    """Waves times a signed factor per stem; the conversion from 16 bits is part of the one multiplication."""
+def level(
+    stems: Num[tf.Tensor, "k t c"], gain: Float[tf.Tensor, " k"], offset: Float[tf.Tensor, " k"] | None = None
+) -> Float[tf.Tensor, "k t c"]:
+    """Waves times a signed factor per stem, plus an offset; the conversion from 16 bits is part of the factor."""
     unit = 1.0 if stems.dtype == tf.float32 else 1 / 32768
-    return tf.cast(stems, tf.float32) * (gain * unit)[:, None, None]
+    scaled = tf.cast(stems, tf.float32) * (gain * unit)[:, None, None]
+    return scaled if offset is None else scaled + offset[:, None, None]
 
 
 def swap(stems: Num[tf.Tensor, "k t c"], flags: Bool[tf.Tensor, " k"]) -> Num[tf.Tensor, "k t c"]:

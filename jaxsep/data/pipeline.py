@@ -22,6 +22,7 @@ from jaxsep.config import choose, parse_stems
 from jaxsep.data import augment
 from jaxsep.data.augment import tf
 from jaxsep.data.conditions import KINDS, conditions
+from jaxsep.data.levels import Levels
 from jaxsep.data.plan import Plan, Planner
 from jaxsep.data.readers import to_float
 from jaxsep.data.tracks import MIXTURE, Track
@@ -59,6 +60,10 @@ class Window:
         source, target = self.step
         return 2 * self.margin - (-self.segment * source // target)
 
+    def stored(self, samples: int) -> int:
+        """Samples of the file in `samples` of the segment, rounded down."""
+        return samples * self.rate // self.sample_rate
+
     def cut(self, samples: np.ndarray) -> np.ndarray:
         """The segment [segment c] of the `span` samples read."""
         if self.rate == self.sample_rate:
@@ -71,28 +76,36 @@ class Window:
 class Crops:
     """Plans and reads the stems of any sample number."""
 
-    def __init__(self, tracks: Sequence[Track], sources: Mapping[str, Sequence[str]], config: Any):
+    def __init__(
+        self, tracks: Sequence[Track], sources: Mapping[str, Sequence[str]], config: Any, levels: Levels | None
+    ):
         data = config.data
-        self.tracks, self.sources, self.conditions = tracks, sources, data.conditions
+        self.tracks, self.sources, self.conditions, self.levels = tracks, sources, data.conditions, levels
         self.stems = parse_stems(data.stems)
         self.original = data.mixture == "original"
         self.rows = (*self.stems, MIXTURE) if self.original else self.stems
         self.segment, self.channels = data.segment, config.channels
-        self.windows = [_window(track, config) for track in tracks]
+        self.windows = [Window(track.rate, config.sample_rate, data.segment) for track in tracks]
         self.width = max(config.channels, *(track.channels for track in tracks))
         _check(self, config)
         same_rate = all(window.margin == 0 for window in self.windows)
         stored = {track.reader(row).dtype for track in tracks for row in self.rows}
         self.dtype = np.dtype(np.int16 if same_rate and stored == {np.dtype(np.int16)} else np.float32)
+        shift, pad = (np.array([w.stored(n) for w in self.windows], np.int64) for n in (data.shift, data.pad))
+        spans = np.array([w.span for w in self.windows])
         self.planner = Planner(
             seed=config.seed,
             stems=self.stems,
-            positions=np.array([t.length - w.span + 1 for t, w in zip(tracks, self.windows, strict=True)]),
+            positions=np.array([track.length for track in tracks]) + 2 * pad - spans - shift + 1,
             remix=data.remix,
             gain=tuple(data.gain),
             swap=data.swap,
             sign=data.sign,
+            group=data.group,
+            shift=shift,
+            first=-pad,
         )
+        _check_lengths(self, config)
 
     def plan(self, number: int) -> tuple[Plan, Float32[np.ndarray, "1 s"] | None]:
         """What the example is made of, and what it asks for: weights over the sources, or None for each of them."""
@@ -112,9 +125,20 @@ class Crops:
             column = index % len(self.stems)  # the mixture lies where every stem lies
             track, start = plan.track[0, column], plan.start[0, column]
             window = self.windows[track]
-            stored = window.cut(self.tracks[track].read(row, int(start), window.span))
+            stored = window.cut(_read_padded(self.tracks[track], row, int(start), window.span))
             samples[index] = stored if self.dtype == np.int16 else to_float(stored)
         return samples
+
+    def level(self, plan: Plan) -> tuple[Float32[np.ndarray, " k"], Float32[np.ndarray, " k"]]:
+        """Factor and offset of each row that `read` returns: the plan's gains, on standardised songs if so asked."""
+        gain = np.where(plan.sign, -plan.gain, plan.gain)[0]
+        if self.original:
+            gain = np.append(gain, np.float32(1))
+        if self.levels is None:
+            return gain, np.zeros_like(gain)
+        track = plan.track[0, np.arange(len(gain)) % len(self.stems)]
+        factor = gain / self.levels.std[track]
+        return factor.astype(np.float32), (-factor * self.levels.mean[track]).astype(np.float32)
 
     def describe(self, number: int) -> str:
         """Says of which songs a sample is made, from where, and how they are changed."""
@@ -134,27 +158,36 @@ class Crops:
         return "; ".join(parts)
 
 
-def _window(track: Track, config: Any) -> Window:
-    data = config.data
-    if track.rate != config.sample_rate and not data.resample:
-        raise JaxsepError(
-            f"track {track.name!r}: {track.rate} Hz, the config has sample_rate={config.sample_rate}; "
-            "resample the files, change sample_rate, or set data.resample=True"
-        )
-    window = Window(track.rate, config.sample_rate, data.segment)
-    if track.length < window.span:
-        raise JaxsepError(
-            f"track {track.name!r}: {track.length} samples, shorter than the {window.span} that data.segment="
-            f"{data.segment} needs; remove the song or set a shorter segment"
-        )
-    return window
+def _read_padded(track: Track, row: str, start: int, count: int) -> np.ndarray:
+    """Samples [start, start + count) as stored, with silence where the song has not begun or is over."""
+    low, high = max(start, 0), min(start + count, track.length)
+    samples = track.read(row, low, high - low)
+    return samples if high - low == count else np.pad(samples, [(low - start, start + count - high), (0, 0)])
+
+
+def _check_lengths(crops: Crops, config: Any) -> None:
+    for track, positions in zip(crops.tracks, crops.planner.positions, strict=True):
+        if positions < 1:
+            raise JaxsepError(
+                f"track {track.name!r}: {track.length} samples, shorter than the {track.length - positions + 1} that "
+                f"data.segment={config.data.segment} needs with data.shift={config.data.shift}; remove the song or set "
+                "a shorter segment"
+            )
 
 
 def _check(crops: Crops, config: Any) -> None:
     data = config.data
-    if data.segment < 1:
-        raise JaxsepError(f"data.segment={data.segment}: expected 1 or more samples")
+    for key, least in (("segment", 1), ("shift", 0), ("pad", 0)):
+        if data[key] < least:
+            raise JaxsepError(f"data.{key}={data[key]}: expected {least} or more samples")
+    if data.pad >= data.segment:
+        raise JaxsepError(f"data.pad={data.pad}: a segment of data.segment={data.segment} could be nothing but padding")
     for track in crops.tracks:
+        if track.rate != config.sample_rate and not data.resample:
+            raise JaxsepError(
+                f"track {track.name!r}: {track.rate} Hz, the config has sample_rate={config.sample_rate}; "
+                "resample the files, change sample_rate, or set data.resample=True"
+            )
         if track.channels not in (1, crops.width) or crops.channels not in (1, crops.width):
             raise JaxsepError(
                 f"track {track.name!r}: {track.channels} channels, channels={crops.channels} in the config; "
@@ -167,10 +200,10 @@ def _check(crops: Crops, config: Any) -> None:
     if not crops.original:
         return
     exchanged = data.remix != "none" or crops.conditions == "cunet"
-    if exchanged or tuple(data.gain) != (1, 1) or data.swap or data.sign:
+    if exchanged or tuple(data.gain) != (1, 1) or data.swap or data.sign or data.shift:
         raise JaxsepError(
             "data.mixture='original' is no longer the sum of changed stems: it needs data.remix='none', "
-            "data.gain=(1, 1), data.swap=0 and data.sign=0, and no data.conditions='cunet'"
+            "data.gain=(1, 1), data.swap=0, data.sign=0 and data.shift=0, and no data.conditions='cunet'"
         )
     for track in crops.tracks:
         if track.mixture is None:
@@ -236,7 +269,7 @@ class Stream(Iterator[dict[str, np.ndarray]]):
         return step * self._batch_size + self._share[position]
 
     def _read(self, index: Any) -> tuple[np.ndarray, ...]:
-        """Samples [k t c], signed gains [k], swap flags [k], and under `data.conditions` targets [1 s]."""
+        """Samples [k t c], factors [k], offsets [k], swap flags [k], and under `data.conditions` targets [1 s]."""
         number = self._number(int(index))
         try:
             plan, targets = self._crops.plan(number)
@@ -244,20 +277,20 @@ class Stream(Iterator[dict[str, np.ndarray]]):
         except JaxsepError as error:
             self._failures[number] = error
             raise
-        made = samples, np.where(plan.sign, -plan.gain, plan.gain)[0], plan.swap[0]
+        made = samples, *self._crops.level(plan), plan.swap[0]
         return made if targets is None else (*made, targets)
 
     def _example(self, index: Any) -> dict[str, Any]:
         crops = self._crops
-        kinds = [crops.dtype, tf.float32, tf.bool] + [tf.float32] * bool(crops.conditions)
-        samples, gain, swap, *targets = tf.numpy_function(self._read, [index], kinds)
-        samples = tf.ensure_shape(samples, (len(crops.rows), crops.segment, crops.width))
-        gain, swap = (tf.ensure_shape(draw, len(crops.stems)) for draw in (gain, swap))
-        stems = samples[: len(crops.stems)]
+        kinds = [crops.dtype, tf.float32, tf.float32, tf.bool] + [tf.float32] * bool(crops.conditions)
+        waves, gain, offset, swap, *targets = tf.numpy_function(self._read, [index], kinds)
+        waves = tf.ensure_shape(waves, (len(crops.rows), crops.segment, crops.width))
+        gain, offset = (tf.ensure_shape(factors, len(crops.rows)) for factors in (gain, offset))
         if crops.planner.swap:
-            stems = augment.swap(stems, swap)
-        stems = augment.level(stems, gain)
-        mixture = augment.to_float(samples[-1]) if crops.original else tf.add_n(tf.unstack(stems))
+            waves = augment.swap(waves, tf.ensure_shape(swap, len(crops.stems)))
+        waves = augment.level(waves, gain, None if crops.levels is None else offset)
+        stems = waves[: len(crops.stems)]
+        mixture = waves[-1] if crops.original else tf.add_n(tf.unstack(stems))
         sources = augment.sums(stems, crops.sources, crops.stems)
         if crops.channels < crops.width:
             mixture, sources = augment.mono(mixture), augment.mono(sources)
@@ -273,6 +306,7 @@ def batches(
     config: Any,
     *,
     first_step: int,
+    levels: Levels | None = None,
     process_index: int = 0,
     process_count: int = 1,
     workers: int | None = None,
@@ -283,19 +317,23 @@ def batches(
         tracks: the songs, in the order of `open_tracks`.
         sources: for each source its stems.
         config: the whole config; `seed`, `sample_rate`, `channels` and `data` are read.
+        levels: of the songs, by which they are standardised, under `data.standardise`.
         process_index: which contiguous share of each global batch to make.
         process_count: how many shares there are.
         workers: threads; by default one per core this process may use.
 
     Raises:
         JaxsepError: songs that do not fit the config, or a batch that cannot be shared out.
+        ValueError: levels without `data.standardise`, or the reverse.
     """
+    if config.data.standardise != (levels is not None):
+        raise ValueError(f"data.standardise={config.data.standardise} with levels={levels}")
     size = config.data.batch_size
     if size < 1 or size % process_count:
         raise JaxsepError(f"data.batch_size={size}: expected a multiple of the {process_count} processes")
     if not tracks:
         raise JaxsepError("no songs to train on; see `jaxsep data check`")
-    crops = Crops(tracks, sources, config)
+    crops = Crops(tracks, sources, config, levels)
     for source, members in sources.items():
         if unknown := [stem for stem in members if stem not in crops.stems]:
             raise JaxsepError(f"sources: {source!r} needs the stem {unknown[0]!r}; data.stems={config.data.stems!r}")

@@ -15,13 +15,13 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 from jaxsep.errors import JaxsepError
 
 # What a draw is for. A number never gets a second meaning: the streams of old runs would change.
-TRACK, START, GAIN, SIGN, SWAP, CONDITION, GRADED, FACTOR, APART = range(9)
+TRACK, START, GAIN, SIGN, SWAP, CONDITION, GRADED, FACTOR, APART, SHIFT, ORDER = range(11)
 
 
 def random_bits(
-    seed: int, numbers: UInt64[np.ndarray, "b 1"], stems: UInt64[np.ndarray, " k"], purpose: int
+    seed: int, numbers: UInt64[np.ndarray, "b #k"], stems: UInt64[np.ndarray, " #k"], purpose: int
 ) -> UInt64[np.ndarray, "b k"]:
-    """64 random bits for each (sample number, stem), uint64 [b k]."""
+    """64 random bits for each (sample number, stem), uint64 [b k]; a number may stand for all stems, and a stem too."""
     state = np.zeros((1, 1), np.uint64)
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
         for key in (np.uint64(seed % 2**64), numbers, stems, np.uint64(purpose)):
@@ -49,7 +49,7 @@ class Plan:
 
     Attributes:
         track: index into the tracks.
-        start: first sample, at the track's own rate.
+        start: first sample, at the track's own rate; below 0 where songs are padded.
         gain: linear factor, without the sign.
         sign: the stem's polarity is turned.
         swap: its left and right are exchanged.
@@ -69,13 +69,21 @@ class Planner:
     Tracks are drawn uniformly, whatever their length, then a start uniformly among the track's positions. A
     stem's draws hang on its name, not on which other stems there are.
 
+    Under remix "group" (Demucs), sample numbers stand in groups, 0 to 3, 4 to 7, ... for `group=4`. Within a group each
+    stem is permuted: the songs and places are those of "none", and every number's vocals go to a number of the group,
+    its drums to another. As the groups are of sample numbers and not of a batch, a batch may hold any part of one, and
+    any process may make it.
+
     Attributes:
         stems: names.
         positions: for each track, how many starts it has.
-        remix: "none", all stems from one song at one position, or "stem", each from its own.
+        remix: "none", all stems from one song at one position; "stem", each from its own; or "group".
         gain: range of the linear factor.
         swap: probability of a channel swap.
         sign: probability of a sign flip.
+        group: how many sample numbers exchange stems under remix "group".
+        shift: for each track, by how many samples at most a stem begins after the start, each by its own draw (Demucs).
+        first: for each track, its earliest start.
     """
 
     seed: int
@@ -85,10 +93,15 @@ class Planner:
     gain: tuple[float, float] = (1.0, 1.0)
     swap: float = 0.0
     sign: float = 0.0
+    group: int = 4
+    shift: Int64[np.ndarray, "#tracks"] = dataclasses.field(default_factory=lambda: np.zeros(1, np.int64))
+    first: Int64[np.ndarray, "#tracks"] = dataclasses.field(default_factory=lambda: np.zeros(1, np.int64))
 
     def __post_init__(self):
-        if self.remix not in ("none", "stem"):
-            raise JaxsepError(f"data.remix={self.remix!r} is unknown, expected 'none' or 'stem'")
+        if self.remix not in ("none", "stem", "group"):
+            raise JaxsepError(f"data.remix={self.remix!r} is unknown, expected 'none', 'stem' or 'group'")
+        if self.group < 2:
+            raise JaxsepError(f"data.group={self.group}: expected 2 or more samples that exchange stems")
         if len(self.gain) != 2 or not 0 < self.gain[0] <= self.gain[1]:
             raise JaxsepError(f"data.gain={self.gain}: expected (lowest, highest) linear factors above 0")
         for key, value in (("swap", self.swap), ("sign", self.sign)):
@@ -102,19 +115,32 @@ class Planner:
         column = np.asarray(numbers, np.int64).astype(np.uint64)[:, None]
         own = np.array([_stem_key(stem) for stem in self.stems], np.uint64)
         song = own if self.remix == "stem" else np.full_like(own, _stem_key(""))
+        origin = self._exchanged(column, own) if self.remix == "group" else column
 
-        def draw(stems: UInt64[np.ndarray, " k"], purpose: int) -> UInt64[np.ndarray, "b k"]:
-            return random_bits(self.seed, column, stems, purpose)
+        def draw(purpose: int) -> UInt64[np.ndarray, "b k"]:
+            return random_bits(self.seed, column, own, purpose)
 
         def place(purpose: int) -> UInt64[np.ndarray, "b k"]:
-            together = draw(song, purpose)
-            return together if apart is None else np.where(apart, draw(own, purpose), together)
+            together = random_bits(self.seed, origin, song, purpose)
+            return together if apart is None else np.where(apart, draw(purpose), together)
 
         track = below(place(TRACK), np.array(len(self.positions)))
-        start = below(place(START), self.positions[track])
+        start = below(place(START), self.positions[track]) + self._of(self.first, track)
+        shift = below(draw(SHIFT), self._of(self.shift, track) + 1)
         low, high = self.gain
-        gain = (low + (high - low) * unit(draw(own, GAIN))).astype(np.float32)
-        return Plan(track, start, gain, unit(draw(own, SIGN)) < self.sign, unit(draw(own, SWAP)) < self.swap)
+        gain = (low + (high - low) * unit(draw(GAIN))).astype(np.float32)
+        return Plan(track, start + shift, gain, unit(draw(SIGN)) < self.sign, unit(draw(SWAP)) < self.swap)
+
+    def _exchanged(self, column: UInt64[np.ndarray, "b 1"], own: UInt64[np.ndarray, " k"]) -> UInt64[np.ndarray, "b k"]:
+        """The number of its group from which each number gets each stem: the ranks of one hash per number of it."""
+        place = column % np.uint64(self.group)
+        members = column - place + np.arange(self.group, dtype=np.uint64)
+        bits = random_bits(self.seed, members.reshape(-1, 1), own, ORDER).reshape(*members.shape, len(own))
+        ranks = np.argsort(bits, axis=1)[np.arange(len(column)), place[:, 0].astype(np.int64)]
+        return column - place + ranks.astype(np.uint64)
+
+    def _of(self, values: Int64[np.ndarray, "#tracks"], track: Int64[np.ndarray, "b k"]) -> Int64[np.ndarray, "b k"]:
+        return np.broadcast_to(values, self.positions.shape)[track]
 
 
 def _stem_key(name: str) -> int:

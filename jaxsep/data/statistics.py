@@ -4,9 +4,6 @@ As Open-Unmix measures them (get_statistics in its scripts/train.py): of the mag
 the audio channels, over all frames of all songs as they are, without augmentation.
 """
 
-import os
-import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +15,9 @@ import soxr
 from jaxtyping import Float32
 
 from jaxsep.config import Config, parse_stems
+from jaxsep.data import measured
 from jaxsep.data.tracks import MIXTURE, Track
 from jaxsep.errors import JaxsepError
-from jaxsep.workdir import unwritable
 
 FILE = "statistics.npz"
 FLOOR = 1e-4  # of the largest deviation
@@ -52,15 +49,8 @@ def of_run(folder: Path, front: Any, tracks: Sequence[Track], config: Config, fi
     Raises:
         JaxsepError: the folder has the statistics of other data or a damaged file, or see `measure`.
     """
-    path = folder / FILE
-    if path.exists():
-        return _load(path, fingerprint)
-    started = time.perf_counter()
-    print(f"measuring the input statistics of {len(tracks)} songs", flush=True)
-    statistics = measure(front, tracks, config)
-    _save(path, statistics, fingerprint)
-    print(f"measured in {time.perf_counter() - started:.1f} s, kept in {path}", flush=True)
-    return statistics
+    what = f"the input statistics of {len(tracks)} songs"
+    return measured.of_run(folder / FILE, Statistics, fingerprint, what, lambda: measure(front, tracks, config))
 
 
 def measure(front: Any, tracks: Sequence[Track], config: Config) -> Statistics:
@@ -109,25 +99,3 @@ def _pieces(
         yield frames if last else frames[: size // hop]
         if last:
             return
-
-
-def _save(path: Path, statistics: Statistics, fingerprint: str) -> None:
-    """As a whole: a kill leaves no file or the complete one."""
-    fresh = path.with_name(f"{path.name}.tmp")
-    try:
-        with fresh.open("wb") as file:
-            np.savez(file, mean=statistics.mean, std=statistics.std, fingerprint=np.array(fingerprint))
-        os.replace(fresh, path)
-    except OSError as error:
-        raise unwritable(path, error) from None
-
-
-def _load(path: Path, fingerprint: str) -> Statistics:
-    try:
-        with path.open("rb") as raw, np.load(raw) as file:
-            statistics, found = Statistics(file["mean"], file["std"]), str(file["fingerprint"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise JaxsepError(f"{path}: damaged ({error}); remove it, and it is measured again") from None
-    if found != fingerprint:
-        raise JaxsepError(f"{path}: of other data than there is now; restore the data, or choose another --workdir")
-    return statistics
