@@ -8,6 +8,7 @@ from jaxtyping import Complex, Float
 
 from jaxsep.convstft import ConvStft
 from jaxsep.errors import JaxsepError
+from jaxsep.filterbanks import LearnedBank
 from jaxsep.framing import WEAK, WINDOWS, checked_window, framed, overlap_add, window_energy
 
 
@@ -132,4 +133,4 @@ def _reflect(wave: Float[Array, "*b t"], pad: int) -> Float[Array, "*b u"]:
     return wave[..., np.pad(np.arange(length), pad, mode="reflect")]
 
 
-FRONTS = {"stft": Stft, "conv_stft": ConvStft, "identity": Identity}
+FRONTS = {"stft": Stft, "conv_stft": ConvStft, "identity": Identity, "learned": LearnedBank}

@@ -6,11 +6,16 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Inexact
 
 from jaxsep.errors import JaxsepError
 
-ACTIVATIONS = {"sigmoid": jax.nn.sigmoid, "softmax": lambda y: jax.nn.softmax(y, axis=1), "relu": jax.nn.relu}
+ACTIVATIONS = {
+    "sigmoid": jax.nn.sigmoid,
+    "softmax": lambda y: jax.nn.softmax(y, axis=1),
+    "relu": jax.nn.relu,
+    "linear": lambda y: y,
+}
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,7 @@ class Mask:
     """Real mask times mixture.
 
     Attributes:
-        activation: "sigmoid" and "relu" per source, "softmax" over the sources.
+        activation: "sigmoid", "relu" and "linear" (the logits as they are) per source, "softmax" over the sources.
     """
 
     activation: str = "sigmoid"
@@ -26,8 +31,8 @@ class Mask:
     def __post_init__(self):
         _one_of("head.activation", self.activation, ACTIVATIONS)
 
-    def __call__(self, y: Float[Array, "b s n f c"], z: Complex[Array, "b n f c"]) -> Complex[Array, "b s n f c"]:
-        """Source latents from logits and the mixture latent."""
+    def __call__(self, y: Float[Array, "b s *n"], z: Inexact[Array, "b *n"]) -> Inexact[Array, "b s *n"]:
+        """Source latents from logits and the mixture latent: a spectrum [b n f c], or coefficients [b n d]."""
         return ACTIVATIONS[self.activation](y.astype(jnp.float32)) * z[:, None]
 
 

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,13 +10,14 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 
 from jaxsep.config import Config, choose, construct, defaults
 from jaxsep.errors import JaxsepError
 
 # Keeps ratios of energies finite: far below the energy of any audible second of sound.
 TINY = 1e-8
+MAX_PERMUTED = 6  # sources whose 720 orders are all looked at
 
 
 class Loss(abc.ABC):
@@ -209,6 +211,49 @@ class SiSnr(SiSdr):
         return super().__call__(estimate, reference)
 
 
+@dataclass(frozen=True)
+class Permuted(Loss):
+    """Another loss under permutation invariant training (Yu et al., ICASSP 2017; Kolbaek et al., TASLP 2017, "uPIT").
+
+    Each example's estimates are put into the order with the smallest sum of the losses, which are then those of the
+    references in their order. All pairs are compared once, and all orders of up to MAX_PERMUTED sources looked at.
+
+    Attributes:
+        loss: on waves.
+    """
+
+    loss: Loss
+
+    def __post_init__(self):
+        if self.loss.domain != "wave":
+            raise JaxsepError("loss.pit=True needs a loss on waves, such as si_sdr, si_snr or wave_l1")
+
+    def __call__(self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]) -> Float[Array, "b s"]:
+        """Loss per example and reference."""
+        pairs = self._pairs(estimate, reference)
+        return jnp.take_along_axis(pairs, self._best(pairs)[:, None], axis=1)[:, 0]
+
+    def order(self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]) -> Int[Array, "b s"]:
+        """For each reference, which estimate is its own."""
+        return self._best(self._pairs(estimate, reference))
+
+    def _pairs(self, estimate: Array, reference: Array) -> Float[Array, "b e s"]:
+        """Loss of every estimate e with every reference s: one turn of the estimates after another."""
+        sources = reference.shape[1]
+        if sources > MAX_PERMUTED:
+            raise JaxsepError(f"loss.pit=True: {sources} sources have too many orders; at most {MAX_PERMUTED}")
+        turns = [self.loss(jnp.roll(estimate, -turn, axis=1), reference) for turn in range(sources)]
+        # turns[k][:, s] is the loss of estimate s + k with reference s
+        turn = (jnp.arange(sources)[:, None] - jnp.arange(sources)) % sources
+        return jnp.stack(turns, axis=1)[:, turn, jnp.arange(sources)]
+
+    def _best(self, pairs: Float[Array, "b e s"]) -> Int[Array, "b s"]:
+        sources = pairs.shape[2]
+        orders = jnp.array(list(itertools.permutations(range(sources))))
+        sums = pairs[:, orders, jnp.arange(sources)].sum(axis=2)
+        return orders[jnp.argmin(sums, axis=1)]
+
+
 def _square(z: Complex[Array, "..."]) -> Float[Array, "..."]:
     return z.real**2 + z.imag**2
 
@@ -288,6 +333,7 @@ def from_config(config: Config) -> Loss:
     cls, unset = choose(LOSSES, config.loss.name, "loss.name"), defaults().loss
     fields = {"name", *(field.name for field in dataclasses.fields(cls))}
     spec = {key: value for key, value in config.loss.items() if key in fields or value != unset.get(key)}
+    permuted = spec.pop("pit", False)
     if "frame" in fields:
         spec |= {"rate": config.sample_rate, "frame": config.front.frame}
-    return build(spec)
+    return Permuted(build(spec)) if permuted else build(spec)

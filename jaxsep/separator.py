@@ -210,6 +210,12 @@ def _pad(x: Array, before: int, after: int, axis: int = 1) -> Array:
     return jnp.pad(x, [(before, after) if i == axis else (0, 0) for i in range(x.ndim)])
 
 
+def _fields(cls: type, **values: Any) -> dict[str, Any]:
+    """Those of the values that a module has fields for."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    return {name: value for name, value in values.items() if name in names}
+
+
 def build(config: configs.Config) -> Separator:
     """The separator that a config describes.
 
@@ -227,8 +233,7 @@ def build(config: configs.Config) -> Separator:
         """The net for `count` sources."""
         spec = {**config.model, **changes}
         model = configs.choose(MODELS, spec["name"], "model.name")
-        extra = {"sources": count} if any(field.name == "sources" for field in dataclasses.fields(model)) else {}
-        made = configs.construct(MODELS, spec, "model", dtype=dtype, **extra)
+        made = configs.construct(MODELS, spec, "model", dtype=dtype, **_fields(model, sources=count))
         return Blend([made] * config.blend) if config.blend > 1 else made
 
     if config.per_source:
@@ -240,8 +245,9 @@ def build(config: configs.Config) -> Separator:
         raise JaxsepError(f"context=True needs front.name='identity', not {config.front.name!r}")
     if inference.swap_channels and config.front.name not in ("identity", "stft", "conv_stft"):
         raise JaxsepError(f"inference.swap_channels: front.name={config.front.name!r} has no channels to exchange")
+    front = configs.choose(FRONTS, config.front.name, "front.name")
     return Separator(
-        front=configs.construct(FRONTS, config.front, "front"),
+        front=configs.construct(FRONTS, config.front, "front", **_fields(front, channels=config.channels)),
         net=nets,
         head=configs.construct(HEADS, config.head, "head"),
         post=configs.construct(POSTS, inference.post, "inference.post") if inference.post.name else None,

@@ -1,9 +1,23 @@
 """The systems: one paper, one file, the net alone. The table below is all there is to choose from."""
 
-from jaxsep.models import blstm, cunet, d3net, dccrn, demucs, lasaft, mmdenselstm, mmdensenet, open_unmix, phasen, spleeter
+from jaxsep.models import (
+    blstm,
+    conv_tasnet,
+    cunet,
+    d3net,
+    dccrn,
+    demucs,
+    lasaft,
+    mmdenselstm,
+    mmdensenet,
+    open_unmix,
+    phasen,
+    spleeter,
+)
 
 MODELS = {
     "blstm": blstm.MagnitudeBLSTM,
+    "conv_tasnet": conv_tasnet.ConvTasNet,
     "cunet": cunet.CUNet,
     "d3net": d3net.D3Net,
     "dccrn": dccrn.DCCRN,
