@@ -54,6 +54,8 @@ CONVOLUTIONS = [
     (21, 3, 1, 4, 1, (4, 4), 5, 7),
     (21, 3, 1, 2, 6, (2, 2), 6, 6),  # depthwise
     (21, 3, 2, 2, 3, (8, 0), 6, 9),
+    (9, 8, 4, 1, 1, (0, 0), 16, 20),  # kernels larger than the input
+    (9, 3, 1, 2, 1, (2, 0), 16, 20),
 ]
 
 
@@ -66,7 +68,7 @@ def test_convolution(samples, kernel, stride, dilation, groups, padding, enterin
 
 
 @pytest.mark.parametrize("kernel, stride", [(8, 4), (3, 1), (5, 3), (2, 4), (20, 10), (1, 1)])
-@pytest.mark.parametrize("entering, leaving", [(6, 2), (3, 8)])
+@pytest.mark.parametrize("entering, leaving", [(6, 2), (1, 1), (12, 16)])
 def test_transposed_convolution(kernel, stride, entering, leaving):
     x, k = noise(2, 7, entering), noise(kernel, entering, leaving, seed=1)
     ours, plain = (lambda x, k, f=f: f(x, k, stride) for f in (conv1d.conv_transpose1d, conv1d._conv_transpose))
@@ -74,7 +76,7 @@ def test_transposed_convolution(kernel, stride, entering, leaving):
     assert relative(ours(x, k), numpy_conv_transpose(x, k, stride)) <= 1e-5
 
 
-@pytest.mark.parametrize("dilation, padding", [(1, (1, 1)), (4, (4, 4)), (2, (4, 0)), (3, (0, 0))])
+@pytest.mark.parametrize("dilation, padding", [(1, (1, 1)), (4, (4, 4)), (2, (4, 0)), (3, (0, 0)), (1, (7, 0))])
 def test_depthwise(dilation, padding):
     x, k = noise(2, 15, 4), noise(3, 4, seed=1)
     ours = lambda x, k: conv1d.depthwise(x, k, dilation, padding)
@@ -122,3 +124,12 @@ def test_module_adds_the_bias_and_computes_in_its_precision(module):
     assert relative(module.apply(variables, x), expected) < 1e-5
     half = module.clone(dtype=jnp.bfloat16).apply(variables, x)
     assert half.dtype == jnp.bfloat16 and 0 < relative(half.astype(jnp.float32), expected) < 2e-2
+
+
+def test_other_platforms_run_the_plain_form():
+    """On a GPU one strided convolution, and one over a dilated input; a CPU never sees either."""
+    x, k = jax.ShapeDtypeStruct((1, 400, 8), jnp.float32), jax.ShapeDtypeStruct((8, 8, 4), jnp.float32)
+    for function, sign in ((conv1d.conv1d, "stride = [4]"), (conv1d.conv_transpose1d, "lhs_dilate = [4]")):
+        traced = jax.jit(jax.grad(lambda x, k, f=function: (f(x, k, 4) ** 2).sum(), (0, 1))).trace(x, k)
+        seen = {p: sign in traced.lower(lowering_platforms=(p,)).as_text() for p in ("cuda", "tpu", "cpu")}
+        assert seen == {"cuda": True, "tpu": True, "cpu": False}

@@ -1,6 +1,7 @@
 """1-D convolutions over [b t c] with one interface for all backends."""
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -90,6 +91,11 @@ class ConvTranspose1D(nn.Module):
         return y if bias is None else y + bias
 
 
+# What XLA does badly on a CPU is written differently there: strided and transposed convolutions become dense ones of
+# stride 1 over blocks of `stride` samples, nothing is padded within a convolution (the filter gradient of one that is
+# takes a hundred times as long), and where the kernel is larger than the input matrix products read it in place.
+
+
 def conv1d(
     x: Float[Array, "b t c"],
     kernel: Float[Array, "k d e"],
@@ -99,25 +105,61 @@ def conv1d(
     padding: Pair = (0, 0),
 ) -> Float[Array, "b n e"]:
     """Convolution with a kernel (k, in / groups, out) behind `padding` zeros before and behind."""
-    return _conv(x, kernel, stride, dilation, groups, padding)
+    if groups == x.shape[2] == kernel.shape[2] and stride == 1:
+        return depthwise(x, kernel[:, 0], dilation, padding)
+    plain = partial(_conv, stride=stride, dilation=dilation, groups=groups, padding=padding)
+    if groups > 1 or (stride > 1 and dilation > 1):
+        return plain(x, kernel)
+    return _by_platform(partial(_fast, stride=stride, dilation=dilation, padding=padding), plain)(x, kernel)
 
 
 def conv_transpose1d(x: Float[Array, "b n c"], kernel: Float[Array, "k c e"], stride: int) -> Float[Array, "b t e"]:
     """Transposed convolution, y[i stride + j] = sum_i x[i] kernel[j] with a kernel (k, in, out)."""
-    return _conv_transpose(x, kernel, stride)
+    return _by_platform(partial(_fast_transpose, stride=stride), partial(_conv_transpose, stride=stride))(x, kernel)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def depthwise(
     x: Float[Array, "b t c"], kernel: Float[Array, "k c"], dilation: int = 1, padding: Pair = (0, 0)
 ) -> Float[Array, "b n c"]:
     """Each channel convolved with its own kernel, n = before + t + behind - (k - 1) dilation."""
-    x = jnp.pad(x, [(0, 0), padding, (0, 0)])
-    length = x.shape[1] - (kernel.shape[0] - 1) * dilation
-    terms = [x[:, j * dilation :][:, :length] * tap for j, tap in enumerate(kernel)]
-    return sum(terms[1:], start=terms[0])
+    return _depthwise(x, kernel, dilation, padding)
 
 
-def _conv(x: Array, kernel: Array, stride: int, dilation: int, groups: int, padding: Pair) -> Array:
+def _depthwise(x: Array, kernel: Array, dilation: int, padding: Pair) -> Array:
+    shifts = _shifts(x, len(kernel), dilation, padding)
+    y = shifts[0] * kernel[0]
+    for j in range(1, len(kernel)):
+        y = y + shifts[j] * kernel[j]
+    return y
+
+
+def _depthwise_backward(dilation: int, padding: Pair, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    span = (len(kernel) - 1) * dilation
+    dx = _depthwise(g, kernel[::-1], dilation, (span - padding[0], span - padding[1]))
+    # Products with slices of a padded x: differentiating the sum of shifts takes thirty times as long.
+    return dx, jnp.stack([(shift * g).sum((0, 1)) for shift in _shifts(x, len(kernel), dilation, padding)])
+
+
+depthwise.defvjp(
+    lambda x, kernel, dilation, padding: (_depthwise(x, kernel, dilation, padding), (x, kernel)), _depthwise_backward
+)
+
+
+def _shifts(x: Array, taps: int, dilation: int, padding: Pair) -> list[Array]:
+    """What each tap of a kernel meets, [b n c] each."""
+    x = _padded(x, padding)
+    length = x.shape[1] - (taps - 1) * dilation
+    return [x[:, j * dilation : j * dilation + length] for j in range(taps)]
+
+
+def _padded(x: Array, padding: Pair) -> Array:
+    """Zeros before and behind the samples; fewer samples where the numbers are negative."""
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (*padding, 0), (0, 0, 0)])
+
+
+def _conv(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, groups: int = 1, padding: Pair = (0, 0)):
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -130,5 +172,58 @@ def _conv(x: Array, kernel: Array, stride: int, dilation: int, groups: int, padd
 
 
 def _conv_transpose(x: Array, kernel: Array, stride: int) -> Array:
-    pads = [(len(kernel) - 1,) * 2]
-    return lax.conv_general_dilated(x, kernel[::-1], (1,), pads, lhs_dilation=(stride,), dimension_numbers=_DIMENSIONS)
+    ends = (len(kernel) - 1, len(kernel) - 1)
+    return lax.conv_general_dilated(
+        x, kernel[::-1], (1,), [ends], lhs_dilation=(stride,), dimension_numbers=_DIMENSIONS
+    )
+
+
+def _by_platform(fast: Callable, plain: Callable) -> Callable:
+    """The form for the platform that a program is compiled for, in values and in gradients."""
+
+    @jax.custom_vjp
+    def convolution(x: Array, kernel: Array) -> Array:
+        return lax.platform_dependent(x, kernel, cpu=fast, default=plain)
+
+    def backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+        def by(form: Callable) -> Callable:
+            return lambda x, kernel, g: jax.vjp(form, x, kernel)[1](g)
+
+        return lax.platform_dependent(*saved, g, cpu=by(fast), default=by(plain))
+
+    convolution.defvjp(lambda x, kernel: (convolution(x, kernel), (x, kernel)), backward)
+    return convolution
+
+
+def _fast(x: Array, kernel: Array, stride: int, dilation: int, padding: Pair) -> Array:
+    """`_conv` on a CPU; with a stride there is no dilation."""
+    x = _padded(x, padding)
+    if stride > 1:
+        length, taps = (x.shape[1] - len(kernel)) // stride + 1, -(-len(kernel) // stride)
+        x = _padded(x, (0, (length + taps - 1) * stride - x.shape[1]))
+        x = x.reshape(len(x), -1, stride * x.shape[2])
+        kernel = _whole(kernel, stride).reshape(taps, -1, kernel.shape[2])
+    if kernel.size <= x.size:
+        return _conv(x, kernel, dilation=dilation)
+    columns = jnp.concatenate(_shifts(x, len(kernel), dilation, (0, 0)), axis=-1)
+    return columns @ kernel.reshape(-1, kernel.shape[2])
+
+
+def _fast_transpose(x: Array, kernel: Array, stride: int) -> Array:
+    """`_conv_transpose` on a CPU: each input adds to `taps` blocks of `stride` outputs."""
+    batch, frames, entering = x.shape
+    length, taps, leaving = (frames - 1) * stride + len(kernel), -(-len(kernel) // stride), kernel.shape[2]
+    kernel = _whole(kernel, stride)
+    if kernel.size <= x.size:
+        kernel = kernel.reshape(taps, stride, entering, leaving)[::-1].swapaxes(1, 2)
+        blocks = _conv(_padded(x, (taps - 1, taps - 1)), kernel.reshape(taps, entering, -1))
+    else:
+        products = jnp.stack([x @ tap for tap in kernel], axis=2).reshape(batch, frames, taps, -1)
+        terms = [_padded(products[:, :, i], (i, taps - 1 - i)) for i in range(taps)]
+        blocks = sum(terms[1:], start=terms[0])
+    return blocks.reshape(batch, -1, leaving)[:, :length]
+
+
+def _whole(kernel: Array, stride: int) -> Array:
+    """The kernel with zeros behind it up to a multiple of the stride."""
+    return jnp.pad(kernel, [(0, -len(kernel) % stride), (0, 0), (0, 0)])
