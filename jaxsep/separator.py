@@ -1,5 +1,6 @@
 """The whole flow on one screen: mixture -> front end -> net -> head -> (post-filter) -> waves."""
 
+import bisect
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -183,7 +184,10 @@ class Separator(nn.Module):
     def _inside(self, wave: Array, targets: Array | None, train: bool) -> Array:
         """What the net yields of the middle of a wave whose ends are its context."""
         out = self.net(wave, targets, train)
-        fed, yielded = self.net.lengths(out.shape[2])
+        lengths = range(1, wave.shape[1] + 1)
+        # The longest stretch for which the net asks for no more: exactly for this, where every stride is filled.
+        longest = bisect.bisect_right(lengths, wave.shape[1], key=lambda length: self.net.lengths(length)[0])
+        fed, yielded = self.net.lengths(longest)
         if (fed, yielded) != (wave.shape[1], out.shape[2]):
             raise JaxsepError(
                 f"context: of {wave.shape[1]} samples the net yields {out.shape[2]}, not from their middle; "
