@@ -7,12 +7,15 @@ from jaxsep.models import (
     d3net,
     dccrn,
     demucs,
+    hdemucs,
+    htdemucs,
     lasaft,
     mmdenselstm,
     mmdensenet,
     open_unmix,
     phasen,
     spleeter,
+    wave_unet,
 )
 
 MODELS = {
@@ -22,10 +25,13 @@ MODELS = {
     "d3net": d3net.D3Net,
     "dccrn": dccrn.DCCRN,
     "demucs": demucs.Demucs,
+    "hdemucs": hdemucs.HDemucs,
+    "htdemucs": htdemucs.HTDemucs,
     "lasaft": lasaft.LaSAFTNet,
     "mmdenselstm": mmdenselstm.MMDenseLSTM,
     "mmdensenet": mmdensenet.MMDenseNet,
     "open_unmix": open_unmix.OpenUnmix,
     "phasen": phasen.PHASEN,
     "spleeter": spleeter.UNet,
+    "wave_unet": wave_unet.WaveUNet,
 }
