@@ -31,6 +31,25 @@ Says what it needs and how long it will take; started again, it goes on where it
 MUSDB18's stems work, but their comparison says that it is none, and why.
 """
 
+DETECTOR = """\
+Trains a detector of silent sources on a data set, and chooses on its validation songs from which probability on it
+calls a source silent: 95 % of what it then calls silent is (more than 30 dB below the mixture), as much as can be is
+found. Sources that are hardly ever silent in the validation songs cannot be told so.
+
+The same command goes on where it was stopped.
+"""
+
+MINE = """\
+Finds extracts in which a source is silent in all songs below a folder, of any format and length, for data.unlabeled of
+a training. The detector is one of `jaxsep data detector`, or any separator: a source is then silent where the mixture
+is more than 30 dB above what is separated.
+
+Writes an index and a report (report.md, report.json) to DIR. Started again, it goes on where it stopped, and tries
+again what failed.
+
+Exit status: 0 all songs listened to, 1 some failed, 2 nothing was started.
+"""
+
 SCORE = """\
 Scores <track>/<stem>.wav (or .flac) in ESTIMATES against files of the same names in REFERENCES.
 
@@ -96,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     check = _add(rooms, "check", _check, "list all problems of a data set at once")
     check.add_argument("folder", metavar="DIR", type=Path)
     _add_json(check)
+
+    _add_detector(rooms)
+    _add_mine(rooms)
 
     weights = commands.add_parser("weights", help="use published weights: list, fetch and import them")
     rooms = weights.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -256,6 +278,44 @@ def _jobs(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number of processes")
     return int(text)
+
+
+def _add_detector(rooms: Any) -> None:
+    parser = _add(
+        rooms,
+        "detector",
+        _detector,
+        "train a detector of silent sources, for mine",
+        description=DETECTOR,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("songs", metavar="SONGS", type=Path, help="data set: <split>/<song>/<stem>.wav, or MUSDB18's .stem.mp4 files")
+    add("-o", "--out", required=True, metavar="RUN", type=Path, help="run folder")
+    add("--stems", default="vocals,drums,bass,other", metavar="A,B", help="of the songs; default: %(default)s")
+    add("--channels", type=int, metavar="N", help="of its first level; default: 32")
+    add("--steps", type=int, metavar="N", help="default: 20000")
+    add("--seed", type=int, default=0, metavar="N", help="default: 0")
+
+
+def _add_mine(rooms: Any) -> None:
+    parser = _add(
+        rooms,
+        "mine",
+        _mine,
+        "find extracts of unlabeled songs in which a source is silent",
+        description=MINE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("folder", metavar="FOLDER", type=Path, help="of songs, searched with the folders below it")
+    add("--detector", required=True, metavar="RUN", type=Path, help="run folder of a detector or of a separator")
+    add("-o", "--out", required=True, metavar="DIR", type=Path, help="of index and report")
+    add("--seconds", type=float, default=6.0, metavar="S", help="length of the shortest extract; default: 6")
+    add("--copies", action="store_true", help="write the extracts as files, too, quicker to read than MP3")
+    add("--checkpoint", type=_checkpoint, default="best", metavar="best|last|STEP", help="default: best")
+    add("--device", default="auto", metavar="auto|cpu|gpu|gpu:1|tpu", help="default: auto")
+    add("--progress", choices=("auto", "json", "none"), default="auto", help="as of separate; default: auto")
 
 
 def _add_score(commands: Any) -> None:
@@ -503,6 +563,37 @@ def _synth(args: argparse.Namespace) -> int:
     synth.render_songs(args.folder, synth.COUNTS | counts, args.seconds, args.seed)
     print(args.folder)
     return 0
+
+
+def _detector(args: argparse.Namespace) -> int:
+    from jaxsep.mining import detector, points, training
+
+    command = ["jaxsep", "data", "detector", str(args.songs), "--out", str(args.out), "--stems", args.stems]
+    given = {key: getattr(args, key) for key in ("channels", "steps", "seed")}
+    command += [f"--{key}={value}" for key, value in given.items() if value is not None]
+    config = detector.of_songs(args.songs, args.stems, **given)
+    found = training.train_detector(config, args.out, command, lambda line: print(line, file=sys.stderr, flush=True))
+    print(f"{points.render(found)}\n\nWritten to {args.out}")
+    return 0
+
+
+def _mine(args: argparse.Namespace) -> int:
+    if args.device == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    from jaxsep import progress
+    from jaxsep.mining import mine
+
+    failures = mine.mine(
+        args.folder,
+        args.detector,
+        args.out,
+        seconds=args.seconds,
+        copies=args.copies,
+        checkpoint=args.checkpoint,
+        device=args.device,
+        progress=progress.Progress(args.progress),
+    )
+    return 1 if failures else 0
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -102,7 +102,7 @@ def separate_files(
             yield
         except (JaxsepError, OSError, MemoryError) as error:
             failures += 1
-            progress.failed(str(path), _message(path, error))
+            progress.failed(str(path), message(path, error))
 
     jobs = []
     for path, track in _find(inputs, Path(out), reported, say):
@@ -116,7 +116,7 @@ def separate_files(
             encoding.check(job.rate, job.channels)
         except JaxsepError as error:
             raise JaxsepError(f"{job.path}: {error}") from None
-    _check_writable(Path(out))
+    check_writable(Path(out))
     model = load(run, checkpoint, device)
     model = model.conditioned(conditions) if conditions else model
     say(f"separating with {config.name}:{config.variant} of {run} on {devices.describe(chosen, device)}")
@@ -137,14 +137,14 @@ def _find(
     for path in map(Path, inputs):
         found: list[tuple[Path, str]] = []
         with reported(path):
-            found = _search(path, out.resolve(), say) if path.is_dir() else [(path, _track(path.name))]
+            found = search(path, out.resolve(), say) if path.is_dir() else [(path, _track(path.name))]
         for song, track in found:
             if song.absolute() not in seen:
                 seen.add(song.absolute())
                 yield song, track
 
 
-def _search(folder: Path, out: Path, say: Callable[[str], None]) -> list[tuple[Path, str]]:
+def search(folder: Path, out: Path, say: Callable[[str], None]) -> list[tuple[Path, str]]:
     """The songs below a folder, without those in an output folder inside it.
 
     Raises:
@@ -213,7 +213,12 @@ def _check_paths(jobs: Sequence[Job], force: bool) -> None:
         raise JaxsepError(f"{taken[0]}{more} exist already; --force replaces them")
 
 
-def _check_writable(out: Path) -> None:
+def check_writable(out: Path) -> None:
+    """Makes the folder, and a file in it for a moment.
+
+    Raises:
+        JaxsepError: it cannot be written.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
@@ -248,16 +253,17 @@ def _separate(
 
 def _outputs(job: Job, model: Model, recipe: Recipe, mixing: Mixing) -> Iterator[np.ndarray]:
     """The outputs of a song, block by block; the mixture beside the stems is a second read of the file."""
-    stems = model.separate_blocks(lambda: _blocks(job.path), job.rate, job.channels, recipe)
+    stems = model.separate_blocks(lambda: read_blocks(job.path), job.rate, job.channels, recipe)
     if not mixing.needs_mix:
         yield from (mixing(chunk, None) for chunk in stems)
         return
-    mix = _Cursor(_blocks(job.path), job.channels)
+    mix = _Cursor(read_blocks(job.path), job.channels)
     for chunk in stems:
         yield mixing(chunk, mix.take(chunk.shape[1]))
 
 
-def _blocks(path: Path) -> Iterator[Wave]:
+def read_blocks(path: Path) -> Iterator[Wave]:
+    """A file's blocks [t c], float32."""
     with open_audio(path) as reader:
         yield from reader.blocks()
 
@@ -280,7 +286,7 @@ class _Cursor:
         return joined[:count]
 
 
-def _message(path: Path, error: Exception) -> str:
+def message(path: Path, error: Exception) -> str:
     """One line that names the file."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
