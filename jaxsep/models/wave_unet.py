@@ -6,7 +6,6 @@ Wave-U-Net-Pytorch is another model.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
@@ -97,7 +96,7 @@ class WaveUNet(nn.Module):
             x = skips[-1][:, ::2]
         x = self._conv("bottleneck", (self.levels + 1) * self.filters, self.kernel, x)
         for i in range(self.levels, 0, -1):
-            x = self._conv(f"up{i}", i * self.filters, self.merge_kernel, _behind(skips[i - 1], self._between(i, x)))
+            x = self._conv(f"up{i}", i * self.filters, self.merge_kernel, _behind(skips[i - 1], self._upsampled(i, x)))
         x = _behind(mix, x)
         estimates = [
             self._estimate(f"source{s}", mix.shape[-1], x) for s in range(1, self.sources + 1 - self.difference)
@@ -112,30 +111,32 @@ class WaveUNet(nn.Module):
         around = (0, 0) if self.context else ((kernel - 1) // 2, kernel // 2)
         return nn.leaky_relu(Conv1D(features, kernel, padding=around, dtype=self.dtype, name=name, **INIT)(x), 0.2)
 
-    def _between(self, i: int, x: Float[Array, "b n c"]) -> Float[Array, "b m c"]:
-        """A sample between every two neighbours, m = 2n - 1; without context one behind the last one, too.
+    def _upsampled(self, i: int, x: Float[Array, "b n c"]) -> Float[Array, "b m c"]:
+        """m = 2n - 1 samples with context, otherwise 2n.
 
-        That one is the last sample again, under learned upsampling s(w) of it: TensorFlow 1's `resize_bilinear` and a
-        padded convolution.
+        What follows the last sample then is itself, under learned upsampling zero: TensorFlow 1's `resize_bilinear` and
+        a padded convolution.
         """
-        learned = self.upsampling == "learned"
-        following = x[:, 1:]
-        if not self.context:
-            following = jnp.concatenate([following, jnp.zeros_like(x[:, -1:]) if learned else x[:, -1:]], axis=1)
-        weight = 0.5
-        if learned:
-            limit = (3 / x.shape[-1]) ** 0.5  # TensorFlow's Glorot initialiser for a vector
-            raw = self.param(
-                f"between{i}", lambda key, n: jax.random.uniform(key, n, minval=-limit, maxval=limit), x.shape[-1:]
-            )
-            weight = nn.sigmoid(raw).astype(x.dtype)
-        leading = x[:, : following.shape[1]]
-        pairs = jnp.stack([leading, weight * leading + (1 - weight) * following], axis=2)
-        return jnp.concatenate([pairs.reshape(len(x), -1, x.shape[-1]), x[:, following.shape[1] :]], axis=1)
+        if self.upsampling == "linear":
+            return interpolated(x, 0.5, None if self.context else x[:, -1:])
+        limit = (3 / x.shape[-1]) ** 0.5  # TensorFlow's Glorot initialiser for a vector
+        uniform = nn.initializers.uniform(2 * limit)
+        weight = nn.sigmoid(self.param(f"between{i}", lambda *given: uniform(*given) - limit, x.shape[-1:]))
+        return interpolated(x, weight.astype(x.dtype), None if self.context else jnp.zeros_like(x[:, -1:]))
 
     def _estimate(self, name: str, features: int, x: Array) -> Float[Array, "b u c"]:
         """Convolution 1 and tanh, in float32."""
         return jnp.tanh(Conv1D(features, 1, dtype=self.dtype, name=name, **INIT)(x).astype(jnp.float32))
+
+
+def interpolated(
+    x: Float[Array, "b n c"], weight: float | Float[Array, " c"], following: Float[Array, "b 1 c"] | None
+) -> Float[Array, "b m c"]:
+    """weight * left + (1 - weight) * right between every two neighbours, and between the last one and what follows."""
+    right = x[:, 1:] if following is None else jnp.concatenate([x[:, 1:], following], axis=1)
+    left = x[:, : right.shape[1]]
+    pairs = jnp.stack([left, weight * left + (1 - weight) * right], axis=2)
+    return jnp.concatenate([pairs.reshape(len(x), -1, x.shape[-1]), x[:, right.shape[1] :]], axis=1)
 
 
 def _behind(first: Float[Array, "b t d"], x: Float[Array, "b n c"]) -> Float[Array, "b n e"]:
