@@ -18,6 +18,7 @@ from jaxsep.weights.tensors import Rule, blstm, conv1d, conv_transpose1d, linear
 # Class -> the module of this package whose `imported(package)` knows it.
 CLASSES = {
     "demucs.model.Demucs": "demucs",
+    "demucs.tasnet.ConvTasNet": "conv_tasnet",
 }
 # Arguments of the class in their order, and the field of `models.demucs.Demucs` or "" where it is not one.
 VERSION2 = {
@@ -47,7 +48,10 @@ VERSION1 = {
 
 
 # A tensor -> the class that has it: of files without one.
-MARKS = {"encoder.0.0.weight": "demucs.model.Demucs"}
+MARKS = {
+    "encoder.0.0.weight": "demucs.model.Demucs",
+    "encoder.conv1d_U.weight": "demucs.tasnet.ConvTasNet",
+}
 
 
 def read(files: Sequence[Path]) -> Imported:
@@ -97,9 +101,7 @@ def imported(package: Package) -> Imported:
 
 def table(model: Any) -> dict[str, Rule]:
     """Rules for all variables of a net with such fields."""
-    rules = conv1d("final", "final") if model.upsample else {}
-    if model.lstm_layers:
-        rules |= blstm("lstm", "lstm.lstm", model.lstm_layers) | linear("dense", "lstm.linear")
+    rules: dict[str, Rule] = {}
     for i in range(model.depth):
         encoder, decoder = f"encoder.{i}", f"decoder.{model.depth - 1 - i}"
         last = f"{decoder}.{2 if model.rewrite else 0}"
@@ -107,7 +109,9 @@ def table(model: Any) -> dict[str, Rule]:
         rules |= conv1d(f"decoder{i}", last) if model.upsample else conv_transpose1d(f"decoder{i}", last)
         if model.rewrite:
             rules |= conv1d(f"encoder{i}_rewrite", f"{encoder}.2") | conv1d(f"decoder{i}_rewrite", f"{decoder}.0")
-    return rules
+    if model.lstm_layers:
+        rules |= blstm("lstm", "lstm.lstm", model.lstm_layers) | linear("dense", "lstm.linear")
+    return rules | conv1d("final", "final") if model.upsample else rules
 
 
 def _recognised(package: Package) -> dict[str, Any]:
