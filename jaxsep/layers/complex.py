@@ -86,13 +86,10 @@ class ComplexConvTranspose(nn.Module):
 
     Attributes:
         features, kernel, bias, kernel_init, bias_init, dtype: as there.
-        padding: zeros before the first and behind the last frame: (1, 1) is all that a transposed convolution gives,
-            one frame more than it gets; (0, 1) is without the first, which has no input of its own.
     """
 
     features: int
     kernel: int
-    padding: Pair
     bias: bool = True
     kernel_init: Callable | None = None
     bias_init: Callable | None = None
@@ -100,13 +97,13 @@ class ComplexConvTranspose(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n f d"]) -> Float[Array, "b m g e"]:
-        """[b n f 2*in] -> [b n+sum(padding)-1 2f 2*features]."""
+        """[b n f 2*in] -> [b n+1 2f 2*features]."""
         shape = (2, self.kernel, x.shape[-1] // 2, self.features)
         default = torch_uniform(2 * self.kernel * self.features)
         bias_init = (self.bias_init or default) if self.bias else None
         kernel, bias = _weights(self, shape, self.kernel_init or default, bias_init)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return _plus(up(x, kernel, self.padding), bias)
+        return _plus(up(x, kernel), bias)
 
 
 class ComplexDense(nn.Module):
@@ -234,7 +231,7 @@ def down(x: Float[Array, "b n f d"], kernel: Float[Array, "i j d e"], padding: P
     return lax.conv_general_dilated(x, kernel, (1, 2), (padding, (side, side)), dimension_numbers=_DIMENSIONS)
 
 
-def up(x: Float[Array, "b n f d"], kernel: Float[Array, "i j d e"], padding: Pair) -> Float[Array, "b m g e"]:
+def up(x: Float[Array, "b n f d"], kernel: Float[Array, "i j d e"]) -> Float[Array, "b m g e"]:
     """Transposed convolution to every second bin, kernel (frames, odd bins, in, out), cropped by half a kernel of bins.
 
     y[m, 2g + j - half] is the sum over i and j of x[m - i, g] kernel[i, j]. In sub-pixel form: one convolution, whose
@@ -252,7 +249,7 @@ def up(x: Float[Array, "b n f d"], kernel: Float[Array, "i j d e"], padding: Pai
         x,
         blocks.reshape(frames, pairs, -1, 2 * features),
         (1, 1),
-        (padding, (pairs - 1 - behind, behind)),
+        ((frames - 1, frames - 1), (pairs - 1 - behind, behind)),
         dimension_numbers=_DIMENSIONS,
     )
     return y.reshape(*y.shape[:2], -1, features)

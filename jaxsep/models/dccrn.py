@@ -101,32 +101,32 @@ class DCCRN(nn.Module):
         x = to_parts(z[:, :, 1:] if official else z[:, :, :-1]).astype(self.dtype)
         skips = []
         for i, width in enumerate(self.widths):
-            x = self._conv(ComplexConv, width // 2, (1, 0) if official else (0, 0), f"encoder{i}")(x)
+            x = self._conv(ComplexConv, f"encoder{i}", width // 2, padding=(1, 0) if official else (0, 0))(x)
             x = self._activated(x, train, f"encoder{i}")
             skips.append(x)
         x = self._recurrent(x)
         outputs = (self.sources * z.shape[-1], *(width // 2 for width in self.widths[:-1]))
         for i, skip in reversed(list(enumerate(skips))):
-            padding = (0, 1) if official else (1, 1)
-            x = self._conv(ComplexConvTranspose, outputs[i], padding, f"decoder{i}")(join(x, skip))
+            x = self._conv(ComplexConvTranspose, f"decoder{i}", outputs[i])(join(x, skip))
             if i:
                 x = self._activated(x, train, f"decoder{i}")
+            x = x[:, 1:] if official else x  # behind the norm, whose statistics have that frame, too
         mask = from_parts(x.astype(jnp.float32))
         mask = jnp.pad(mask, [(0, 0), (0, 0), (1, 0) if official else (0, 1), (0, 0)])
         return jnp.moveaxis(mask.reshape(*mask.shape[:3], self.sources, -1), 3, 1)
 
-    def _conv(self, layer: Any, features: int, padding: tuple[int, int], name: str) -> Callable[[Array], Array]:
+    def _conv(self, layer: Any, name: str, features: int, **fields: Any) -> Callable[[Array], Array]:
         """A convolution of the layout."""
         official = self.layout == "official"
         return layer(
             features,
             self.kernel,
-            padding,
             bias=official or name == "decoder0",
             kernel_init=nn.initializers.normal(0.05) if official else None,
             bias_init=nn.initializers.zeros if official else None,
             dtype=self.dtype,
             name=name,
+            **fields,
         )
 
     def _activated(self, x: Array, train: bool, name: str) -> Array:

@@ -74,6 +74,11 @@ KINDS = {
     "cunet": Kind("C-U-Net", "the Keras .h5 file", ("*conv2d*kernel*", "*dense*kernel*")),
     "d3net": Kind("D3Net", "the NNabla .h5 file of each source", ("*in_offset", "*dense_full/*")),
     "demucs": Kind("Demucs", "the .th or .th.gz file", ("encoder.*.0.weight", "decoder.*.0.weight")),
+    "dccrn": Kind(
+        "DCCRN",
+        "the state_dict of the authors' code, a PyTorch file",
+        ("encoder.0.0.real_conv.weight", "decoder.*.0.imag_conv.weight", "istft.window"),
+    ),
     "lasaft": Kind("LaSAFT", "the Lightning .ckpt file", ("*condition_generator.*", "*encoders.*.tfc.*")),
     "openunmix": Kind("Open-Unmix", "the .pth file of each target", ("fc1.weight", "lstm.weight_ih_l0")),
     "spleeter": Kind(
