@@ -42,6 +42,7 @@ def defaults() -> Config:
             "per_source": False,  # one net per source
             "model_by_source": {},  # source -> fields of `model` that are its own, under per_source
             "blend": 1,  # nets of the kind, trained apart, whose outputs are averaged: `jaxsep models blend`
+            "blend_weights": (),  # of each of them, one for each source; () = all alike
             "front": {
                 "name": "stft",
                 "frame": 4096,
@@ -78,6 +79,12 @@ def defaults() -> Config:
                 "standardise": False,  # songs by mean and deviation of their mono mix, as inference.standardise does
                 "mixture": "sum",  # sum of the augmented stems | original: the song's own mixture
                 "resample": False,
+                # weak examples, with music in which `jaxsep data mine` found a source silent: jaxsep/data/unlabeled.py
+                "unlabeled": {
+                    "root": "",  # the mined folder; "" = none
+                    "odds": 0.25,  # that an example is weak
+                    "weight": 1.0,  # lambda, of the loss on the sum of the sources that are not known
+                },
                 "songs": {"train": 24, "valid": 4, "test": 6, "seconds": 30.0, "seed": 0},  # builtin only
             },
             "optim": {
@@ -266,6 +273,13 @@ def check(config: Config) -> None:
     for source in config.model_by_source:
         if not config.per_source or source not in (*stems, *parse_sources(config.sources)):
             raise JaxsepError(f"model_by_source: {source!r} is neither a source nor a stem of a per_source system")
+    rows, count = config.blend_weights, len(parse_sources(config.sources))
+    if rows and (config.per_source or len(rows) != config.blend or any(len(row) != count for row in rows)):
+        raise JaxsepError(
+            f"blend_weights: expected {config.blend} nets' weights for {count} sources that are one net's"
+        )
+    if rows and any(min(column) < 0 or sum(column) <= 0 for column in zip(*rows, strict=True)):
+        raise JaxsepError("blend_weights: expected 0 or more, and above 0 for one net of every source")
     if config.data.standardise and not config.inference.standardise:
         raise JaxsepError("data.standardise=True needs inference.standardise=True: songs are separated as trained on")
     for key in ("steps", "blend", "log_every", "eval_every", "save_every", "sample_rate", "channels"):

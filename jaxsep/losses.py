@@ -258,6 +258,32 @@ def _square(z: Complex[Array, "..."]) -> Float[Array, "..."]:
     return z.real**2 + z.imag**2
 
 
+def partly(
+    loss: Loss, estimate: Array, reference: Array, known: Float[Array, "b s"], weight: float
+) -> Float[Array, "b s"]:
+    """Losses of examples in which one source is known and the others only as a sum (arXiv 1909.01174).
+
+    L(estimate_i, reference_i) + weight L(sum of the other estimates, sum of the other references): it asks nothing of
+    how the others share their sum. Lambda is not published. The first term stands in the column of i, the second one is
+    split over the other columns, so that the mean over sources weighs an error in i as in a labelled example.
+
+    Args:
+        loss: L.
+        estimate: of all sources, [b s ...].
+        reference: whose sum over j other than i is all that counts of them.
+        known: 1 for i, 0 for the others; all 0 for an example in which every source is known.
+        weight: lambda.
+
+    Returns:
+        Losses per example and source; those of L where every source is known.
+    """
+    every = loss(estimate, reference)
+    others = (1 - known).reshape(*known.shape, *(1,) * (estimate.ndim - 2))
+    rest = loss(*((others * waves).sum(axis=1, keepdims=True) for waves in (estimate, reference)))
+    weak = jnp.where(known > 0, every, weight * rest / (known.shape[1] - 1))
+    return jnp.where(known.any(axis=1, keepdims=True), weak, every)
+
+
 def mel_filters(bands: int, bins: int, rate: int, frame: int, htk: bool = False) -> np.ndarray:
     """Triangular mel filters, [bins bands], from 0 Hz to the last of the lowest `bins` bins of a spectrum.
 
@@ -334,6 +360,6 @@ def from_config(config: Config) -> Loss:
     fields = {"name", *(field.name for field in dataclasses.fields(cls))}
     spec = {key: value for key, value in config.loss.items() if key in fields or value != unset.get(key)}
     permuted = spec.pop("pit", False)
-    if "frame" in fields:
+    if "frame" in fields and "frame" in config.front:
         spec |= {"rate": config.sample_rate, "frame": config.front.frame}
     return Permuted(build(spec)) if permuted else build(spec)

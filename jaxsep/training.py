@@ -21,10 +21,10 @@ from jaxtyping import PyTree
 from jaxsep.config import Config, parse_sources
 from jaxsep.data.statistics import Statistics
 from jaxsep.errors import JaxsepError
-from jaxsep.losses import Loss
+from jaxsep.losses import Loss, partly
 from jaxsep.optim import Optimiser
 
-# {"mix": [b t c], "sources": [b s t c]}, and for conditioned systems "targets": [b k s]
+# {"mix": [b t c], "sources": [b s t c]}, conditioned systems' "targets": [b k s], with unlabeled music "known": [b s]
 Batch = Mapping[str, Array | np.ndarray]
 
 
@@ -195,11 +195,12 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
 
 
-def make_losses(separator: Any, loss: Loss) -> Callable:
+def make_losses(separator: Any, loss: Loss, weight: float = 1.0) -> Callable:
     """(variables, batch, train, key) -> (losses [b s], new batch statistics).
 
     Where the batch has targets [b k s], the net is asked for these mixtures of sources instead of for every source,
-    and the losses are [b k]: the reference of target k is sum_s targets[k, s] source_s.
+    and the losses are [b k]: the reference of target k is sum_s targets[k, s] source_s. Where it has known [b s], some
+    examples are weak, see `losses.partly`; `weight` is that of their unknown sources.
     """
 
     def losses(variables: PyTree, batch: Batch, train: bool, key: Array | None = None) -> tuple[Array, PyTree]:
@@ -220,7 +221,11 @@ def make_losses(separator: Any, loss: Loss) -> Callable:
             references = references[:, :, skip : skip + estimate.shape[2]]
         else:
             estimate, references = out.latents, separator.apply(variables, references, method="encode")
-        return loss(estimate, references), updates.get("batch_stats", {})
+        if "known" in batch:
+            terms = partly(loss, estimate, references, jnp.asarray(batch["known"]), weight)
+        else:
+            terms = loss(estimate, references)
+        return terms, updates.get("batch_stats", {})
 
     return losses
 
@@ -232,7 +237,7 @@ def make_train_step(
 
     The state is donated: the one passed in cannot be used again.
     """
-    forward = make_losses(separator, loss)
+    forward = make_losses(separator, loss, config.data.unlabeled.weight)
     parts, decay = config.optim.accumulate, config.optim.ema
 
     def objective(params: PyTree, batch_stats: PyTree, batch: Batch, key: Array) -> tuple[Array, tuple]:
@@ -280,6 +285,8 @@ def compile_train_step(
     shapes = {"mix": (examples, length, channels), "sources": (examples, sources, length, channels)}
     if config.data.conditions:
         shapes["targets"] = (examples, 1, sources)
+    if config.data.unlabeled.root:
+        shapes["known"] = (examples, sources)
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     step = make_train_step(separator, loss, optimiser, config, mesh)
     return step.lower(state, batch, jax.ShapeDtypeStruct((), jnp.float32)).compile()

@@ -14,9 +14,19 @@ from typing import Any
 
 from jaxsep import config as configs
 from jaxsep.errors import JaxsepError
+from jaxsep.mining.index import read_index
 
 # What a later start may change: how long, how often, and where the (same) data lies.
-CHANGEABLE = ("steps", "log_every", "eval_every", "save_every", "patience", "tensorboard", "data.root")
+CHANGEABLE = (
+    "steps",
+    "log_every",
+    "eval_every",
+    "save_every",
+    "patience",
+    "tensorboard",
+    "data.root",
+    "data.unlabeled.root",
+)
 
 PACKAGES = (
     "jaxsep",
@@ -113,13 +123,15 @@ def read_run(workdir: str | Path) -> dict[str, Any]:
 
 
 def describe_data(config: configs.Config, tracks: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """Source, songs per split, seconds, and a fingerprint of names, rates, channels and lengths.
+    """Source, songs per split, seconds, and a fingerprint of names, rates, channels, lengths and unlabeled extracts.
 
     Args:
         config: the run's config.
         tracks: split -> songs.
     """
     songs = [[s, t.name, t.rate, t.channels, t.length] for s, split in tracks.items() for t in split]
+    if config.data.unlabeled.root:
+        songs.append(["unlabeled", *(song.line() for song in read_index(config.data.unlabeled.root))])
     return {
         "source": config.data.source,
         "stems": config.data.stems,

@@ -72,6 +72,7 @@ def config(root: Path, seed=7, sample_rate=44100, channels=2, **data) -> ConfigD
         "mixture": "sum",
         "conditions": "",
         "resample": False,
+        "unlabeled": {"root": "", "odds": 0.25, "weight": 1.0},
     }
     values = {"seed": seed, "sample_rate": sample_rate, "channels": channels, "data": block | data}
     return ConfigDict(values).lock()

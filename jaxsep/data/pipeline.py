@@ -26,6 +26,7 @@ from jaxsep.data.levels import Levels
 from jaxsep.data.plan import Plan, Planner
 from jaxsep.data.readers import to_float
 from jaxsep.data.tracks import MIXTURE, Track
+from jaxsep.data.unlabeled import Clips
 from jaxsep.errors import JaxsepError
 
 MARGIN = 4096  # samples at the file's rate after which the resampler has forgotten an edge
@@ -80,19 +81,27 @@ class Crops:
         self, tracks: Sequence[Track], sources: Mapping[str, Sequence[str]], config: Any, levels: Levels | None
     ):
         data = config.data
-        self.tracks, self.sources, self.conditions, self.levels = tracks, sources, data.conditions, levels
+        self.sources, self.conditions = sources, data.conditions
+        self.clips = None
+        if data.unlabeled.root:
+            self.clips = Clips(sources, config, lambda rate: Window(rate, config.sample_rate, data.segment).span)
+        self.labelled, self.tracks = len(tracks), [*tracks, *(self.clips.tracks if self.clips else ())]
+        self.levels = levels
+        if levels is not None and self.clips:
+            self.levels = Levels(*map(np.concatenate, zip(levels, self.clips.levels, strict=True)))
         self.stems = parse_stems(data.stems)
         self.original = data.mixture == "original"
         self.rows = (*self.stems, MIXTURE) if self.original else self.stems
         self.segment, self.channels = data.segment, config.channels
-        self.windows = [Window(track.rate, config.sample_rate, data.segment) for track in tracks]
-        self.width = max(config.channels, *(track.channels for track in tracks))
+        self.windows = [Window(track.rate, config.sample_rate, data.segment) for track in self.tracks]
+        self.width = max(config.channels, *(track.channels for track in self.tracks))
         _check(self, config)
         same_rate = all(window.margin == 0 for window in self.windows)
-        stored = {track.reader(row).dtype for track in tracks for row in self.rows}
+        stored = {track.reader(row).dtype for track in self.tracks for row in self.rows}
         self.dtype = np.dtype(np.int16 if same_rate and stored == {np.dtype(np.int16)} else np.float32)
-        shift, pad = (np.array([w.stored(n) for w in self.windows], np.int64) for n in (data.shift, data.pad))
-        spans = np.array([w.span for w in self.windows])
+        windows = self.windows[: self.labelled]
+        shift, pad = (np.array([w.stored(n) for w in windows], np.int64) for n in (data.shift, data.pad))
+        spans = np.array([w.span for w in windows])
         self.planner = Planner(
             seed=config.seed,
             stems=self.stems,
@@ -107,12 +116,20 @@ class Crops:
         )
         _check_lengths(self, config)
 
-    def plan(self, number: int) -> tuple[Plan, Float32[np.ndarray, "1 s"] | None]:
-        """What the example is made of, and what it asks for: weights over the sources, or None for each of them."""
-        if not self.conditions:
-            return self.planner([number]), None
-        drawn = conditions(self.conditions, self.planner.seed, [number], self.sources, self.stems)
-        return self.planner([number], drawn.apart), drawn.targets[0]
+    @property
+    def marks(self) -> dict[str, tuple[int, ...]]:
+        """What examples have beside waves, and its shape: "targets" that are asked for, or which source is "known"."""
+        if self.conditions:
+            return {"targets": (1, len(self.sources))}
+        return {"known": (len(self.sources),)} if self.clips else {}
+
+    def plan(self, number: int) -> tuple[Plan, Float32[np.ndarray, "..."] | None]:
+        """What the example is made of, and its mark, where there are some."""
+        if self.conditions:
+            drawn = conditions(self.conditions, self.planner.seed, [number], self.sources, self.stems)
+            return self.planner([number], drawn.apart), drawn.targets[0]
+        plan = self.planner([number])
+        return self.clips.place(plan, number, self.labelled) if self.clips else (plan, None)
 
     def read(self, plan: Plan) -> Int16[np.ndarray, "k t c"] | Float32[np.ndarray, "k t c"]:
         """The stored samples of the plan's only example, one row per stem; the original mixture comes last.
@@ -142,7 +159,7 @@ class Crops:
 
     def describe(self, number: int) -> str:
         """Says of which songs a sample is made, from where, and how they are changed."""
-        plan, targets = self.plan(number)
+        plan, mark = self.plan(number)
         parts = []
         for index, stem in enumerate(self.stems):
             track = plan.track[0, index]
@@ -151,8 +168,8 @@ class Crops:
             sign, swap = "-" if plan.sign[0, index] else "", ", swapped" if plan.swap[0, index] else ""
             name = self.tracks[track].name
             parts.append(f"{stem} {name!r} at {seconds:.2f} s (gain {sign}{plan.gain[0, index]:.2f}{swap})")
-        if targets is not None:
-            weights = zip(targets[0], self.sources, strict=True)
+        if self.conditions and mark is not None:
+            weights = zip(mark[0], self.sources, strict=True)
             asked = " + ".join(f"{weight:.2f} {source}" for weight, source in weights if weight)
             parts.append(f"asked for {asked or 'nothing'}")
         return "; ".join(parts)
@@ -166,7 +183,7 @@ def _read_padded(track: Track, row: str, start: int, count: int) -> np.ndarray:
 
 
 def _check_lengths(crops: Crops, config: Any) -> None:
-    for track, positions in zip(crops.tracks, crops.planner.positions, strict=True):
+    for track, positions in zip(crops.tracks[: crops.labelled], crops.planner.positions, strict=True):
         if positions < 1:
             raise JaxsepError(
                 f"track {track.name!r}: {track.length} samples, shorter than the {track.length - positions + 1} that "
@@ -214,7 +231,8 @@ class Stream(Iterator[dict[str, np.ndarray]]):
     """One process's share of the global batches, without end; `batches` makes it.
 
     Each item is `{"mix": float32 [b t c], "sources": float32 [b s t c]}`, to be read only, and with
-    `data.conditions` also has `"targets": float32 [b 1 s]`. `close()` ends the reading ahead.
+    `data.conditions` also has `"targets": float32 [b 1 s]`, with `data.unlabeled` `"known": float32 [b s]`: 1 for the
+    source of a weak example that is known. `close()` ends the reading ahead.
     """
 
     def __init__(
@@ -269,21 +287,21 @@ class Stream(Iterator[dict[str, np.ndarray]]):
         return step * self._batch_size + self._share[position]
 
     def _read(self, index: Any) -> tuple[np.ndarray, ...]:
-        """Samples [k t c], factors [k], offsets [k], swap flags [k], and under `data.conditions` targets [1 s]."""
+        """Samples [k t c], factors [k], offsets [k], swap flags [k], and the example's mark where there are some."""
         number = self._number(int(index))
         try:
-            plan, targets = self._crops.plan(number)
+            plan, mark = self._crops.plan(number)
             samples = self._crops.read(plan)
         except JaxsepError as error:
             self._failures[number] = error
             raise
         made = samples, *self._crops.level(plan), plan.swap[0]
-        return made if targets is None else (*made, targets)
+        return made if mark is None else (*made, mark)
 
     def _example(self, index: Any) -> dict[str, Any]:
         crops = self._crops
-        kinds = [crops.dtype, tf.float32, tf.float32, tf.bool] + [tf.float32] * bool(crops.conditions)
-        waves, gain, offset, swap, *targets = tf.numpy_function(self._read, [index], kinds)
+        kinds = [crops.dtype, tf.float32, tf.float32, tf.bool] + [tf.float32] * len(crops.marks)
+        waves, gain, offset, swap, *marks = tf.numpy_function(self._read, [index], kinds)
         waves = tf.ensure_shape(waves, (len(crops.rows), crops.segment, crops.width))
         gain, offset = (tf.ensure_shape(factors, len(crops.rows)) for factors in (gain, offset))
         if crops.planner.swap:
@@ -295,8 +313,8 @@ class Stream(Iterator[dict[str, np.ndarray]]):
         if crops.channels < crops.width:
             mixture, sources = augment.mono(mixture), augment.mono(sources)
         example = {"mix": mixture, "sources": sources}
-        if targets:
-            example["targets"] = tf.ensure_shape(targets[0], (1, len(crops.sources)))
+        for (name, shape), mark in zip(crops.marks.items(), marks, strict=True):
+            example[name] = tf.ensure_shape(mark, shape)
         return example
 
 

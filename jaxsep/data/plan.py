@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 from jaxsep.errors import JaxsepError
 
 # What a draw is for. A number never gets a second meaning: the streams of old runs would change.
-TRACK, START, GAIN, SIGN, SWAP, CONDITION, GRADED, FACTOR, APART, SHIFT, ORDER = range(11)
+TRACK, START, GAIN, SIGN, SWAP, CONDITION, GRADED, FACTOR, APART, SHIFT, ORDER, WEAK, SILENT, CLIP, PLACE = range(15)
 
 
 def random_bits(

@@ -110,7 +110,7 @@ def get_config(**model: Any) -> configs.Config:
     config.head = {"name": "map"}
     config.loss.name = "wave_l1"
     config.data.update(batch_size=16, remix="stem", gain=(0.25, 1.25), swap=0.5, sign=0.5, resample=True)
-    config.optim.learning_rate, config.optim.clip = 3e-4, 1.0
+    config.optim.learning_rate = 3e-4
     config.optim.schedule.update(name="warmup_cosine", warmup=100)
     config.steps, config.save_every = 20_000, 500
     cut(config, windows=24)

@@ -36,6 +36,7 @@ class Song:
         file: path below the folder of songs.
         bytes: its size: a file of another size is listened to again.
         rate, channels, length: of the file.
+        mean, std: of the mono mix, see `jaxsep.streams.track_statistics`.
         extracts: in the order of the sources, then of time.
     """
 
@@ -44,6 +45,8 @@ class Song:
     rate: int
     channels: int
     length: int
+    mean: float
+    std: float
     extracts: tuple[Extract, ...]
 
     @classmethod

@@ -23,7 +23,7 @@ from jaxsep.mining.detector import AUDIBLE
 from jaxsep.mining.index import INDEX, SETTINGS, Extract, Song, read_index, read_settings
 from jaxsep.mining.listening import Listener, load
 from jaxsep.progress import Progress, clock
-from jaxsep.streams import Wave
+from jaxsep.streams import Wave, track_statistics
 from jaxsep.workdir import unwritable, write_text
 
 VERSION = 1
@@ -148,9 +148,10 @@ def _listen(listener: Listener, path: Path, name: str, seconds: float, progress:
             yield block
         length = heard
 
+    mean, std = track_statistics(songs.read_blocks(path))  # also says of a damaged file that it is, before the net runs
     energies, scores = listener.listen(read, rate, channels)
     extracts = find_extracts(listener, energies, scores, rate, length, seconds)
-    return Song(name, size, rate, channels, length, tuple(extracts))
+    return Song(name, size, rate, channels, length, mean, std, tuple(extracts))
 
 
 def find_extracts(
