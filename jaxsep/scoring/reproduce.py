@@ -30,7 +30,13 @@ from jaxsep.tables import STEMS, Row, comparison
 from jaxsep.weights import KINDS, catalogue, fetch, importing
 
 KIND = {"open_unmix": "openunmix"}  # where a system's name is not that of its checkpoints
-DEFAULT = {"spleeter": "spleeter-4stems", "open_unmix": "umx", "d3net": "d3net", "lasaft": "lasaft-large-2020"}
+DEFAULT = {
+    "spleeter": "spleeter-4stems",
+    "open_unmix": "umx",
+    "d3net": "d3net",
+    "lasaft": "lasaft-large-2020",
+    "demucs": "demucs-v2",
+}
 SAMPLE = 2  # segments that are separated to see how long a song takes
 
 

@@ -1,7 +1,8 @@
 """Which weights are published: from where, under which licence, and which score of the paper they should reproduce.
 
 Addresses are those that the authors' code or README names. Sums are stated by the authors: in a test of Spleeter, in
-the file names of Open-Unmix, as the object names of LaSAFT's Git LFS. Where they state none there is none here.
+the file names of Open-Unmix and Demucs, in the code of Demucs' first version, as the object names of LaSAFT's Git LFS.
+Where they state none there is none here.
 """
 
 import dataclasses
@@ -13,6 +14,8 @@ from jaxsep.weights import UNKNOWN, Origin
 
 MUSEVAL = "museval SDR, median of frames, median of the 50 test songs of MUSDB18"
 MUSDB18 = "MUSDB18 (its licence: research and education only)"
+EXTRA = f"{MUSDB18} and 150 songs that are not published"
+DEMUCS = "https://dl.fbaipublicfiles.com/demucs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +106,17 @@ def _lasaft(seed: int, sha256: str) -> Published:
     return Published(f"lasaft-large-{seed}", "lasaft", "vocals,drums,bass,other", origin, score, files)
 
 
+def _demucs(name: str, file: File, words: str, score: str, data: str = MUSDB18) -> Published:
+    origin = Origin(
+        f"Demucs, {words} (Defossez et al.)",
+        "https://github.com/facebookresearch/demucs",
+        "MIT (of the repository; of the weights not stated)",
+        data,
+    )
+    score = score if score == UNKNOWN else f"{score} ({MUSEVAL})"
+    return Published(name, "demucs", "drums,bass,other,vocals", origin, score, (file,))
+
+
 PUBLISHED = (
     Published(
         "cunet",
@@ -123,6 +137,52 @@ PUBLISHED = (
         ),
         f"vocals 7.14, drums 6.85, bass 5.32, other 4.82, with the Wiener filter ({MUSEVAL})",
         (File("https://nnabla.org/pretrained-models/ai-research-code/d3net/mss/d3net-mss.zip"),),
+    ),
+    _demucs(
+        "demucs-v1",
+        File(f"{DEMUCS}/v2.0/demucs.th", "f6c4148ba0dc92242d82d7b3f2af55c77bd7cb4ff1a0a3028a523986f36a3cfd"),
+        "version 1, 100 channels",
+        "drums 6.08, bass 5.83, other 4.12, vocals 6.29, mean of five seeds, of which this is one",
+    ),
+    _demucs(
+        "demucs-v1-extra",
+        File(f"{DEMUCS}/v2.0/demucs_extra.th", "3331bcc5d09ba1d791c3cf851970242b0bb229ce81dbada557b6d39e8c6a6a87"),
+        "version 1, 100 channels",
+        "drums 7.08, bass 6.70, other 4.47, vocals 7.05, mean of five seeds, of which this is one",
+        EXTRA,
+    ),
+    _demucs(
+        "demucs-v1-light",
+        File(f"{DEMUCS}/v2.0/light.th", "79d1ee3c1541c729c552327756954340a1a46a11ce0009dea77dc583e4b6269c"),
+        "version 1, 64 channels",
+        "drums 6.04, bass 6.20, other 3.86, vocals 6.00, mean of three seeds, of which this is one",
+    ),
+    _demucs(
+        "demucs-v1-light-extra",
+        File(f"{DEMUCS}/v2.0/light_extra.th", "9e9b4af564229c80cc73c95d02d2058235bb054c6874b3cba4d5b26943a5ddcb"),
+        "version 1, 64 channels",
+        UNKNOWN,
+        EXTRA,
+    ),
+    _demucs(
+        "demucs-v2",
+        File(f"{DEMUCS}/v3.0/demucs-e07c671f.th", "e07c671f"),
+        "version 2, 64 channels",
+        "drums 6.86, bass 7.01, other 4.42, vocals 6.83, mean of three seeds, of which this is one",
+    ),
+    _demucs(
+        "demucs-v2-extra",
+        File(f"{DEMUCS}/v3.0/demucs_extra-3646af93.th", "3646af93"),
+        "version 2, 64 channels",
+        "drums 7.58, bass 7.60, other 4.69, vocals 7.29, mean of three seeds, of which this is one",
+        EXTRA,
+    ),
+    _demucs(
+        "demucs-v2-48-hq",
+        File(f"{DEMUCS}/v3.0/demucs48_hq-28a1282c.th", "28a1282c"),
+        "version 2, 48 channels",
+        UNKNOWN,
+        "MUSDB18-HQ (its licence: research and education only)",
     ),
     _lasaft(2019, "f9022f2c7c513a826932deb2e91f63858ee5b7d6cd5afcdfdac1cd012231ac0f"),
     _lasaft(2020, "d14d2dd27ed568f552be88e9ed4d8bb8ca2722e03c936ea16e8e260ab49da9f1"),
