@@ -71,6 +71,7 @@ class Kind:
 
 
 KINDS = {
+    "asteroid": Kind("asteroid's models", "the .pth or .bin file that its `serialize` makes", ("masker.*",)),
     "cunet": Kind("C-U-Net", "the Keras .h5 file", ("*conv2d*kernel*", "*dense*kernel*")),
     "d3net": Kind("D3Net", "the NNabla .h5 file of each source", ("*in_offset", "*dense_full/*")),
     "demucs": Kind("Demucs", "the .th or .th.gz file", ("encoder.*.0.weight", "decoder.*.0.weight")),
