@@ -60,9 +60,11 @@ class Blend(nn.Module):
 
     Attributes:
         nets: one or more; parameters are keyed by their number.
+        weights: of each net, one for each source (Demucs' bags); () = all alike.
     """
 
     nets: Sequence[nn.Module]
+    weights: Sequence[Sequence[float]] = ()
 
     def lengths(self, length: int) -> tuple[int, int]:
         """(fed, yielded) for at least `length` frames or samples, the same for all nets."""
@@ -81,7 +83,10 @@ class Blend(nn.Module):
     def __call__(self, latent: Array, targets: Array | None, train: bool) -> Array:
         """The output of one net, averaged over all."""
         outputs = [net.clone(parent=self, name=str(i))(latent, targets, train) for i, net in enumerate(self.nets)]
-        return jnp.stack(outputs).mean(axis=0)
+        if not self.weights:
+            return jnp.stack(outputs).mean(axis=0)
+        weights = jnp.asarray(self.weights)
+        return jnp.einsum("mbs...,ms->bs...", jnp.stack(outputs), weights / weights.sum(axis=0))
 
 
 def wants_statistics(net: nn.Module) -> bool:
@@ -238,7 +243,7 @@ def build(config: configs.Config) -> Separator:
         spec = {**config.model, **changes}
         model = configs.choose(MODELS, spec["name"], "model.name")
         made = configs.construct(MODELS, spec, "model", dtype=dtype, **_fields(model, sources=count))
-        return Blend([made] * config.blend) if config.blend > 1 else made
+        return Blend([made] * config.blend, tuple(map(tuple, config.blend_weights))) if config.blend > 1 else made
 
     if config.per_source:
         nets = PerSource({source: net(config.model_by_source.get(source, {}), 1) for source in sources})

@@ -23,31 +23,30 @@ EPS = 1e-5  # of all norms, as in PyTorch
 
 
 def conv_parameters(
-    module: nn.Module, shape: tuple[int, ...], fan_in: int, rescale: float, init: Callable | None = None
+    module: nn.Module, shape: tuple[int, ...], fan_in: int, rescale: float, gain: float = 1.0, bias: float | None = None
 ) -> tuple[Array, Array]:
     """Kernel and bias of a convolution with Demucs' initial scale.
 
-    From PyTorch's initial values, both are divided by sqrt(std(kernel) / rescale), the deviation taken with n - 1.
+    From PyTorch's initial values, both are divided by sqrt(std(kernel) / rescale). The deviation is that of the uniform
+    distribution; Demucs takes it of the values drawn.
 
     Args:
         module: gets the parameters "kernel" and "bias".
         shape: of the kernel, outputs last.
         fan_in: of PyTorch's uniform values.
         rescale: the paper's reference a; 0 = leave the values as they are.
-        init: initialiser of the kernel and the bias before that, told apart by their axes; None = PyTorch's.
+        gain: factor of the kernel before that.
+        bias: its value before that; None = PyTorch's uniform ones.
     """
-    init = init or torch_uniform(fan_in)
+    scale = math.sqrt(rescale * math.sqrt(3 * fan_in) / gain) if rescale else 1.0
+    kernel = module.param("kernel", uniform(gain * scale * fan_in**-0.5), shape)
+    init = uniform(scale * fan_in**-0.5) if bias is None else nn.initializers.constant(scale * bias)
+    return kernel, module.param("bias", init, shape[-1:])
 
-    def kernel_init(key: Array, shape: tuple[int, ...]) -> Array:
-        kernel = init(key, shape)
-        return kernel * jnp.sqrt(rescale / kernel.std(ddof=1)) if rescale else kernel
 
-    kernel = module.param("kernel", kernel_init, shape)
-
-    def bias_init(key: Array, shape: tuple[int, ...]) -> Array:
-        return init(key, shape) * (rescale / kernel.std(ddof=1) if rescale else 1.0)
-
-    return kernel, module.param("bias", bias_init, shape[-1:])
+def uniform(limit: float) -> Callable:
+    """Initial values between -limit and limit."""
+    return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -limit, limit)
 
 
 class TimeConv(nn.Module):
@@ -57,7 +56,7 @@ class TimeConv(nn.Module):
         features: output channels.
         kernel: taps, odd.
         dilation: steps between taps.
-        rescale, init: see `conv_parameters`.
+        rescale, gain, initial_bias: see `conv_parameters`.
         dtype: compute precision.
     """
 
@@ -65,7 +64,8 @@ class TimeConv(nn.Module):
     kernel: int = 1
     dilation: int = 1
     rescale: float = 0.0
-    init: Callable | None = None
+    gain: float = 1.0
+    initial_bias: float | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -73,7 +73,7 @@ class TimeConv(nn.Module):
         """[... n d] -> [... n features]."""
         width = x.shape[-1]
         shape = (self.kernel, width, self.features)
-        kernel, bias = conv_parameters(self, shape, self.kernel * width, self.rescale, self.init)
+        kernel, bias = conv_parameters(self, shape, self.kernel * width, self.rescale, self.gain, self.initial_bias)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         # Few outputs per tap in these branches: all products at once, then shifted sums, read the input once.
         products = x @ jnp.concatenate(list(kernel), axis=-1)
@@ -120,7 +120,8 @@ class LocalAttention(nn.Module):
     """Attention whose weight decays with distance at a rate that the query chooses; added to the input.
 
     softmax_t(q_s k_t / sqrt(c) - |s - t| sum_f f sigmoid(r_sf) / (2 sqrt(F))), t != s, over F = `decays` rates r per
-    head; no step attends to itself. At first the rates are near zero, sigmoid(-2) before `rescale`.
+    head; no step attends to itself. At first the rates are near zero: of a kernel of a hundredth of the usual size and
+    biases of -2, before `rescale`.
 
     Attributes:
         heads, decays: 4 and 4 in Demucs.
@@ -138,13 +139,13 @@ class LocalAttention(nn.Module):
         """[r n d], each row by itself."""
         rows, steps, width = x.shape
 
-        def conv(features: int, name: str, init: Callable | None = None) -> TimeConv:
-            return TimeConv(features, rescale=self.rescale, init=init, dtype=self.dtype, name=name)
+        def conv(features: int, name: str, **first: float) -> TimeConv:
+            return TimeConv(features, rescale=self.rescale, dtype=self.dtype, name=name, **first)
 
         query, key, content = (
             conv(width, name)(x).reshape(rows, steps, self.heads, -1) for name in ("query", "key", "content")
         )
-        rates = conv(self.heads * self.decays, "decay", _slow(width))(x).astype(jnp.float32)
+        rates = conv(self.heads * self.decays, "decay", gain=0.01, initial_bias=-2.0)(x).astype(jnp.float32)
         order = jnp.arange(1, self.decays + 1) / (2 * math.sqrt(self.decays))
         rate = jax.nn.sigmoid(rates).reshape(rows, steps, self.heads, self.decays) @ order
         distance = jnp.abs(jnp.arange(steps)[:, None] - jnp.arange(steps))
@@ -153,15 +154,6 @@ class LocalAttention(nn.Module):
         weights = jax.nn.softmax(jnp.where(distance == 0, -100.0, dots), axis=-1).astype(content.dtype)
         heard = jnp.einsum("rhst,rthc->rshc", weights, content).reshape(x.shape)
         return x + conv(width, "out")(heard)
-
-
-def _slow(fan_in: int) -> Callable:
-    """A hundredth of PyTorch's initial kernel, and biases of -2."""
-
-    def init(key: Array, shape: tuple[int, ...]) -> Array:
-        return jnp.full(shape, -2.0) if len(shape) == 1 else 0.01 * torch_uniform(fan_in)(key, shape)
-
-    return init
 
 
 class ChunkedBLSTM(nn.Module):

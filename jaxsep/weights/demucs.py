@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxsep import config as configs
 from jaxsep.errors import JaxsepError
-from jaxsep.weights import Imported, Origin, tensors
+from jaxsep.weights import Imported, Origin, demucs_bags, tensors
 from jaxsep.weights.demucs_files import SOURCES, Package, read_package, source_names
 from jaxsep.weights.tensors import Rule, blstm, conv1d, conv_transpose1d, linear
 
@@ -19,6 +19,8 @@ from jaxsep.weights.tensors import Rule, blstm, conv1d, conv_transpose1d, linear
 CLASSES = {
     "demucs.model.Demucs": "demucs",
     "demucs.tasnet.ConvTasNet": "conv_tasnet",
+    "demucs.hdemucs.HDemucs": "hdemucs",
+    "demucs.htdemucs.HTDemucs": "hdemucs",
 }
 # Arguments of the class in their order, and the field of `models.demucs.Demucs` or "" where it is not one.
 VERSION2 = {
@@ -55,14 +57,18 @@ MARKS = {
 
 
 def read(files: Sequence[Path]) -> Imported:
-    """The model of one file.
+    """The model of one file, or the bag of several.
 
     Raises:
-        JaxsepError: not one file, a file that demucs did not save, or a model that is not known here.
+        JaxsepError: a file that demucs did not save, a model that is not known here, or models that make no bag.
     """
-    if len(files) != 1:
-        raise JaxsepError(f"demucs: {len(files)} files, expected one .th file")
-    package = read_package(files[0])
+    if len(files) > 1 or files[0].suffix in demucs_bags.SUFFIXES:
+        return demucs_bags.read(files, _model)
+    return _model(files[0])
+
+
+def _model(file: Path) -> Imported:
+    package = read_package(file)
     klass = package.klass or next((MARKS[name] for name in MARKS if name in package.state), "")
     if not klass:
         tensors.check_kind("demucs", package.state, package.file)

@@ -4,7 +4,7 @@
 a config, and its tensors variables.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxsep import config as configs
 from jaxsep.errors import JaxsepError
-from jaxsep.weights import tensors
+from jaxsep.weights import Imported, Origin, tensors
+from jaxsep.weights.demucs_files import Package, source_names
 
 # Argument of the class -> (field of the net, the class's default); where the field is "" only the default is known.
 _BOTH: dict[str, tuple[str, Any]] = {
@@ -70,33 +71,67 @@ ARGUMENTS: dict[str, dict[str, tuple[str, Any]]] = {
         "t_cross_first": ("", False),
     },
 }
+# Arguments without effect on what a net of these fields computes in evaluation.
+_HARMLESS = (
+    *("sources", "audio_channels", "samplerate", "segment", "kernel_size", "wiener_iters", "end_iters"),
+    *("wiener_residual", "multi_freqs_depth", "emb_smooth", "dconv_init", "rescale"),
+)
+HARMLESS: dict[str, tuple[str, ...]] = {
+    "hdemucs": _HARMLESS,
+    "htdemucs": (
+        *_HARMLESS,
+        *("use_train_segment", "t_dropout", "t_max_positions", "t_weight_decay", "t_lr", "t_cape_mean_normalize"),
+        *("t_cape_augment", "t_cape_glob_loc_scale", "t_mask_type", "t_mask_random_seed", "t_sparse_attn_window"),
+        *("t_global_window", "t_sparsity", "t_auto_sparsity"),
+    ),
+}
 SEGMENT = {"hdemucs": 40, "htdemucs": 10}  # seconds, the classes' defaults
+MAX_SEGMENT = 600  # seconds; more is no segment but a damaged number
 
 
-def config_of(system: str, args: Sequence[Any], kwargs: Mapping[str, Any], file: Path) -> configs.Config:
-    """The config of a model that its class made of these arguments.
+def imported(package: Package) -> Imported:
+    """The model of one file.
+
+    Raises:
+        JaxsepError: arguments or tensors that do not make up such a net.
+    """
+    system = package.klass.rpartition(".")[2].lower()
+    config = config_of(system, package)
+    rules = table(system, config.model)
+    variables = tensors.place(tensors.net_shapes(config), rules, package.state, package.file)
+    names = {"hdemucs": "Hybrid Demucs (v3)", "htdemucs": "Hybrid Transformer Demucs (v4)"}
+    return Imported(config, {key: {"net": tree} for key, tree in variables.items()}, Origin(names[system]))
+
+
+def config_of(system: str, package: Package) -> configs.Config:
+    """The config of the model that a file's class made of its arguments.
 
     Args:
         system: "hdemucs" or "htdemucs".
-        args: of the class; the first one may be the sources.
-        kwargs: of the class.
-        file: for messages.
+        package: of the file.
 
     Raises:
-        JaxsepError: an argument that this suite has no field for.
+        JaxsepError: an argument that this suite has no field for, or that is no number where one is expected.
     """
-    said = dict(kwargs) | ({"sources": args[0]} if args else {})
-    if len(args) > 1 or not said.get("sources"):
-        raise JaxsepError(f"{file}: expected the sources and named arguments of {system}; this file has {len(args)}")
-    model = fields(system, said, file)
-    rate = int(said.get("samplerate", 44100))
-    segment = int(Fraction(said.get("segment", SEGMENT[system])) * rate)
+    if len(package.args) > 1:
+        raise JaxsepError(f"{package.file}: expected named arguments of its class; this file has {package.args}")
+    said = package.arguments(["sources", *ARGUMENTS[system], *HARMLESS[system][1:]])
+    sources = source_names(package, said.get("sources"))
     config = configs.load_config(f"configs/{system}.py")
     with config.unlocked():
-        config.sources = config.data.stems = ",".join(said["sources"])
-        config.sample_rate, config.channels = rate, int(said.get("audio_channels", 2))
-        config.model.update(model)
-        config.inference.segment = segment / rate
+        config.sources = config.data.stems = ",".join(sources)
+        try:
+            config.model.update(fields(system, said, package.file))
+            rate = int(said.get("samplerate", 44100))
+            seconds = Fraction(said.get("segment", SEGMENT[system]))
+            config.channels = int(said.get("audio_channels", 2))
+        except (TypeError, ValueError, OverflowError):
+            raise JaxsepError(f"{package.file}: made with arguments that are no numbers: {said}") from None
+        if not 0 < seconds <= MAX_SEGMENT or rate < 1 or config.channels < 1:
+            raise JaxsepError(f"{package.file}: segment={seconds}, samplerate={rate}: expected seconds and Hz above 0")
+        segment = int(seconds * rate)
+        config.sample_rate, config.inference.segment = rate, segment / rate
+        config.data.shift = min(config.data.shift, rate)
         if system == "htdemucs":
             config.model.segment = segment if said.get("use_train_segment", True) else 0
             config.data.segment = segment

@@ -1,5 +1,7 @@
 """Makes `hdemucs.npz` and `htdemucs.npz`: outputs, input and parameter gradients of the authors' hybrid Demucs nets.
 
+And `hybrid/`: files as the package saves them, a bag, and in `stems.npz` what its `apply_model` makes of a song.
+
 Origin: demucs 4.1.0 of PyPI (github.com/facebookresearch/demucs), MIT; torchaudio 2.11.0 (MIT) for `medium`, which
 the package cannot make. With PyTorch 2.13:
 
@@ -59,6 +61,16 @@ CASES = {
         "full": {"dconv_mode": 3, "bottom_channels": 512, "segment": Fraction(FULL_LENGTH, 44_100)},
     },
 }
+TINY = {"channels": 4, "nfft": 256, "depth": 2, "dconv_depth": 1, "dconv_comp": 2, "t_heads": 2, "t_layers": 2}
+TINY |= {"segment": Fraction(1_200, 44_100), "bottom_channels": 8, "dconv_mode": 3}
+# file -> (system, arguments)
+FILES = {
+    "aaaa": ("htdemucs", TINY | {"use_train_segment": True}),
+    "bbbb": ("htdemucs", TINY | {"use_train_segment": True}),
+    "cccc": ("hdemucs", HYBRID | {"channels": 4, "dconv_depth": 1, "segment": Fraction(1_200, 44_100)}),
+}
+BAG = [[1.0, 0.0, 0.5, 3.0], [0.0, 1.0, 0.5, 1.0]]
+SONG = 1_500  # samples: a segment and a short one
 ALWAYS = {"htdemucs": {"use_train_segment": False, "segment": 1}, "hdemucs": {}}
 GRADIENTS = ("hybrid", "trained", "full")  # cases whose gradients are kept
 
@@ -125,6 +137,50 @@ def run(torch, net, length: int) -> tuple[np.ndarray, np.ndarray]:
     return y.detach().numpy(), x.grad.numpy()
 
 
+def separate(torch, model, song: np.ndarray) -> np.ndarray:
+    """Stems [4 2 t] as the package's command makes them, shifts off."""
+    from demucs.apply import apply_model
+
+    wave = torch.from_numpy(song)
+    mono = wave.mean(0)
+    mean, std = mono.mean(), mono.std() + 1e-8
+    with torch.no_grad():
+        stems = apply_model(model, ((wave - mean) / std)[None], shifts=0, split=True, overlap=0.25)[0]
+    return (stems * std + mean).numpy()
+
+
+def save(torch, system: str, name: str, arguments: dict, folder: Path) -> Path:
+    """A net of the package as it saves them: half precision, the start of the sum in the file's name."""
+    from demucs.states import save_with_checksum, serialize_model
+    from omegaconf import OmegaConf
+
+    net = build(torch, system, arguments)
+    with torch.no_grad():
+        for tensor_name, tensor in net.state_dict().items():  # no two nets alike
+            tensor.copy_(torch.from_numpy(draw(f"{name}.{tensor_name}", tuple(tensor.shape))))
+    save_with_checksum(serialize_model(net, OmegaConf.create({"seed": 42})), folder / f"{name}.th")
+    (path,) = folder.glob(f"{name}-*.th")
+    return path
+
+
+def files(torch, folder: Path) -> None:
+    """The files of `FILES`, the bag of two of them, and stems."""
+    from demucs.apply import BagOfModels
+    from demucs.states import load_model
+
+    folder.mkdir(exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    song, models = draw("song", (2, SONG)) * 0.1 + 0.02, {}
+    stems = {}
+    for name, (system, arguments) in FILES.items():
+        models[name] = load_model(save(torch, system, name, arguments, folder)).eval()
+        stems[name] = separate(torch, models[name], song)
+    (folder / "bag.yaml").write_text(f"models: ['aaaa', 'bbbb']\nweights: {BAG}\n".replace("], [", "],\n  ["))
+    stems["bag"] = separate(torch, BagOfModels([models["aaaa"], models["bbbb"]], BAG), song)
+    np.savez_compressed(folder / "stems.npz", **stems)
+
+
 def products(torch, net) -> str:
     """Each parameter's gradient, multiplied with a random vector, as JSON."""
     made = {}
@@ -151,6 +207,7 @@ def main() -> None:
                 golden[f"{case}/gradient"] = sampled(gradient)
                 golden[f"{case}/parameters"] = products(torch, net)
         np.savez_compressed(HERE / f"{system}.npz", **golden)
+    files(torch, HERE / "hybrid")
 
 
 if __name__ == "__main__":
