@@ -143,13 +143,13 @@ def _demo(config: Config) -> None:
     """Built-in songs, mono at 16 kHz, longer windows, a quarter of the widths and four levels instead of six."""
     config.sample_rate, config.channels, config.data.resample = 16_000, 1, True
     _stft(config, 1000, 250, 1024)
-    config.model.update(widths=(16, 32, 64, 64), units=128)
+    config.model.update(widths=(16, 32, 48, 64), units=128)
     config.loss.name = "wave_l1"
     config.data.source = "builtin"
     config.data.batch_size = 4
-    config.data.segment = 64 * config.front.hop
+    config.data.segment = 48 * config.front.hop
     config.data.remix, config.data.gain, config.data.swap = "stem", (0.5, 1.5), 0.5
     config.optim.learning_rate = 3e-3
     config.optim.schedule.update(name="warmup_cosine", warmup=30)
-    config.steps = 1000
-    config.log_every, config.save_every, config.eval_every = 20, 200, 500
+    config.steps = 800
+    config.log_every, config.save_every, config.eval_every = 20, 200, 400
