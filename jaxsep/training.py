@@ -175,18 +175,14 @@ def start_from(state: TrainState, variables: Mapping[str, PyTree], optimiser: Op
                 f"init: {name}: {there.get(name, 'no such parameter')} there, {here.get(name, 'no such parameter')} in "
                 "this config; give a run of the same model, with the same sources and widths"
             )
-    whole = NamedSharding(mesh, PartitionSpec())
 
-    def copy(tree: PyTree) -> PyTree:
-        return jax.device_put(tree, whole, may_alias=False)  # the state is donated: none of its arrays is another one
+    def create(given: Mapping[str, PyTree]) -> dict[str, PyTree]:
+        # Copies: the state is donated, and on a CPU an array may be the memory of the one that it was made from.
+        copied = jax.tree.map(jnp.copy, given)
+        averaged = None if state.ema is None else copied["params"]
+        return {**copied, "opt_state": optimiser.directions.init(copied["params"]), "ema": averaged}
 
-    return dataclasses.replace(
-        state,
-        params=copy(given["params"]),
-        batch_stats=copy(given["batch_stats"]),
-        opt_state=jax.jit(optimiser.directions.init, out_shardings=whole)(given["params"]),
-        ema=None if state.ema is None else copy(given["params"]),
-    )
+    return dataclasses.replace(state, **jax.jit(create, out_shardings=NamedSharding(mesh, PartitionSpec()))(given))
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
