@@ -199,6 +199,30 @@ def test_training_goes_on_where_it_was_stopped(dataset, tmp_path):
         training.train_detector(config, tmp_path / "parts", ["test"], print)
 
 
+def test_the_command_trains_on_a_data_set(monkeypatch, tmp_path, capsys):
+    given = {}
+
+    def train(config, out, argv, say):
+        given.update(config=config, out=out, argv=argv)
+        return {
+            "lead": {"threshold": 0.5, "precision": 0.98, "recall": 0.6, "silent": 0.31},
+            "pad": {"threshold": None, "precision": None, "recall": 0.0, "silent": 0.0},
+        }
+
+    monkeypatch.setattr(training, "train_detector", train)
+    words = [str(tmp_path), "-o", str(tmp_path / "run"), "--stems", "lead, pad", "--steps", "7", "--channels", "4"]
+    assert cli.main(["data", "detector", *words]) == 0
+    config = given["config"]
+    assert (config.sources, config.data.stems, config.steps, config.seed) == ("lead,pad", "lead,pad", 7, 0)
+    assert (config.data.source, config.data.root, config.model.channels) == ("folder", str(tmp_path), 4)
+    assert "--steps=7" in given["argv"]
+    said = capsys.readouterr().out
+    assert "| lead   |  31.0% |     0.500 |     0.980 |  0.600 |" in said and "| pad    |   0.0% |         - |" in said
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a.stem.mp4").touch()
+    assert cli.main(["data", "detector", *words]) == 0 and given["config"].data.source == "musdb18"
+
+
 # Mining
 
 
@@ -579,6 +603,9 @@ def test_training_with_weak_examples_is_reproducible(mined, monkeypatch, tmp_pat
     assert [train("first"), train("second"), train("other", data__unlabeled__weight=9.0)] == [0, 0, 0]
     assert all(np.array_equal(a, b) for a, b in zip(weights("first"), weights("second"), strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(weights("first"), weights("other"), strict=True))
+    listener = listening.load(tmp_path / "first")
+    assert listener.separates and listener.thresholds == {"left": 30.0, "right": 30.0}
+    assert listener.origin.startswith("spleeter ") and listener.origin.endswith(" at step 2")
     index = mined / "mined" / "index.jsonl"
     index.write_text(index.read_text().split("\n")[0] + "\n")
     capsys.readouterr()

@@ -77,16 +77,19 @@ def mine(
     for path, _ in found:
         name = path.relative_to(folder).as_posix()
         try:
-            song = done.get(name)
-            if song is None or song.bytes != path.stat().st_size:
-                song = _listen(listener, path, name, seconds, progress)
-                song = _copied(song, path, out) if copies else song
-                _append(out, song)
-                progress.done(song.length / song.rate, _found(song, listener.thresholds), "")
-            kept.append(song)
+            size = path.stat().st_size
+            if name in done and done[name].bytes == size:
+                kept.append(done[name])
+                continue
+            song = _listen(listener, path, name, size, seconds, progress)
+            song = _copied(song, path, out) if copies else song
         except (JaxsepError, OSError, MemoryError) as error:
             failures[name] = songs.message(path, error)
             progress.failed(str(path), failures[name])
+            continue
+        _append(out, song)
+        progress.done(song.length / song.rate, _found(song, listener.thresholds), "")
+        kept.append(song)
     write_text(out / INDEX, "".join(song.line() for song in kept))
     _write_report(out, settings, kept, failures)
     return len(failures)
@@ -131,9 +134,8 @@ def _append(out: Path, song: Song) -> None:
         raise unwritable(out / INDEX, error) from None
 
 
-def _listen(listener: Listener, path: Path, name: str, seconds: float, progress: Progress) -> Song:
+def _listen(listener: Listener, path: Path, name: str, size: int, seconds: float, progress: Progress) -> Song:
     """One song, from its file to its extracts."""
-    size = path.stat().st_size
     with open_audio(path) as reader:
         rate, channels = reader.rate, reader.channels
         progress.start(str(path), reader.seconds)
