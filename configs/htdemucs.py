@@ -101,6 +101,6 @@ def _demo(config: Config) -> None:
     config.inference.last = "moved"
     config.optim.update(learning_rate=2e-3, ema=0.0)
     config.optim.schedule.update(name="warmup_cosine", warmup=30)
-    config.steps = 600
-    config.log_every, config.save_every, config.eval_every = 20, 300, 300
+    config.steps = 450
+    config.log_every, config.save_every, config.eval_every = 20, 225, 225
     _segment(config, 24_000)

@@ -139,13 +139,13 @@ class LocalAttention(nn.Module):
         """[r n d], each row by itself."""
         rows, steps, width = x.shape
 
-        def conv(features: int, name: str, **first: float) -> TimeConv:
-            return TimeConv(features, rescale=self.rescale, dtype=self.dtype, name=name, **first)
+        def conv(features: int, name: str, gain: float = 1.0, bias: float | None = None) -> TimeConv:
+            return TimeConv(features, 1, 1, self.rescale, gain, bias, self.dtype, name=name)
 
         query, key, content = (
             conv(width, name)(x).reshape(rows, steps, self.heads, -1) for name in ("query", "key", "content")
         )
-        rates = conv(self.heads * self.decays, "decay", gain=0.01, initial_bias=-2.0)(x).astype(jnp.float32)
+        rates = conv(self.heads * self.decays, "decay", 0.01, -2.0)(x).astype(jnp.float32)
         order = jnp.arange(1, self.decays + 1) / (2 * math.sqrt(self.decays))
         rate = jax.nn.sigmoid(rates).reshape(rows, steps, self.heads, self.decays) @ order
         distance = jnp.abs(jnp.arange(steps)[:, None] - jnp.arange(steps))

@@ -97,7 +97,7 @@ def imported(package: Package) -> Imported:
     """
     system = package.klass.rpartition(".")[2].lower()
     config = config_of(system, package)
-    rules = table(system, config.model)
+    rules = table(system, config.model.to_dict())
     variables = tensors.place(tensors.net_shapes(config), rules, package.state, package.file)
     names = {"hdemucs": "Hybrid Demucs (v3)", "htdemucs": "Hybrid Transformer Demucs (v4)"}
     return Imported(config, {key: {"net": tree} for key, tree in variables.items()}, Origin(names[system]))
@@ -125,6 +125,8 @@ def config_of(system: str, package: Package) -> configs.Config:
             rate = int(said.get("samplerate", 44100))
             seconds = Fraction(said.get("segment", SEGMENT[system]))
             config.channels = int(said.get("audio_channels", 2))
+        except JaxsepError:
+            raise
         except (TypeError, ValueError, OverflowError):
             raise JaxsepError(f"{package.file}: made with arguments that are no numbers: {said}") from None
         if not 0 < seconds <= MAX_SEGMENT or rate < 1 or config.channels < 1:
