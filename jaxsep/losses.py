@@ -237,6 +237,13 @@ class Permuted(Loss):
         """For each reference, which estimate is its own."""
         return self._best(self._pairs(estimate, reference))
 
+    def arrange(
+        self, estimates: Float[np.ndarray, "s t c"], references: Float[np.ndarray, "s t c"]
+    ) -> Float[np.ndarray, "s t c"]:
+        """A song's estimates in the order of its references: that which it is scored under."""
+        order = self.order(jnp.asarray(estimates)[None], jnp.asarray(references)[None])
+        return estimates[np.asarray(order)[0]]
+
     def _pairs(self, estimate: Array, reference: Array) -> Float[Array, "b e s"]:
         """Loss of every estimate e with every reference s: one turn of the estimates after another."""
         sources = reference.shape[1]

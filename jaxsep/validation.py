@@ -21,7 +21,7 @@ from jaxsep.data import levels
 from jaxsep.data.tracks import MIXTURE, Track
 from jaxsep.errors import JaxsepError
 from jaxsep.inference import Model
-from jaxsep.losses import Loss
+from jaxsep.losses import Loss, Permuted
 from jaxsep.metrics.sdr import framewise_sdr
 
 EXCERPT = 10  # seconds of the first song, to look at and listen to
@@ -63,6 +63,8 @@ def make_validate(
         for index, track in enumerate(tracks):
             mix, references = _read(track, sources, config)
             estimates = np.stack(list(model.separate(mix, config.sample_rate).values()))
+            if isinstance(loss, Permuted):
+                estimates = loss.arrange(estimates, references)
             medians.append(_median(framewise_sdr(references, estimates, config.sample_rate), axis=1))
             excerpt = excerpt or _excerpt(mix, references, estimates, tuple(sources), config.sample_rate)
             if measured is not None:

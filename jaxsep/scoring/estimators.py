@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsep import separator
+from jaxsep import losses, separator
 from jaxsep.baselines import catalogue
 from jaxsep.checkpoint import load_variables
 from jaxsep.inference import Model
@@ -28,6 +28,8 @@ def of_run(
 ) -> tuple[splits.Separate, dict[str, Any]]:
     """What gives a model's estimates of a song, and where they come from.
 
+    Those of a run under permutation invariant training (`loss.pit`) are put into each song's best order.
+
     Args:
         workdir: the run.
         checkpoint: "best", "last" or a step.
@@ -43,6 +45,9 @@ def of_run(
     variables, found = load_variables(workdir, checkpoint)
     model = Model.from_parts(separator.build(config), variables, config)
     provenance = splits.provenance(config, found, data, split)
+    loss = losses.from_config(config)
+    if phase == "mixture" and isinstance(loss, losses.Permuted):
+        return lambda song: _arranged(loss, model.separate(song.mixture, song.rate), song, task), provenance
     if phase == "mixture":
         return lambda song: model.separate(song.mixture, song.rate), provenance
     told = model.with_ideal_phase()
@@ -52,3 +57,9 @@ def of_run(
         return told.separate(np.concatenate([song.mixture, *true], axis=1), song.rate)
 
     return separate, provenance | {"system": f"{provenance['system']} with ideal phase"}
+
+
+def _arranged(loss: losses.Permuted, stems: Mapping[str, np.ndarray], song: Song, task: Task) -> dict[str, np.ndarray]:
+    """The stems under the names of the sources that they fit best."""
+    waves = loss.arrange(np.stack([stems[source] for source in task.sources]), task.combine(song.stems))
+    return dict(zip(task.sources, waves, strict=True))

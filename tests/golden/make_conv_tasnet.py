@@ -32,10 +32,10 @@ STAND_INS = ("diffq", "huggingface_hub", "julius", "pytorch_lightning", "request
 SAMPLES = 500  # kept of a full net's output and gradient
 
 A = {"n_src": 2, "n_filters": 12, "kernel_size": 8, "stride": 4, "bn_chan": 6, "hid_chan": 10, "skip_chan": 7}
-A |= {"n_blocks": 3, "n_repeats": 2, "sample_rate": 16000}
-B = {"N": 12, "L": 10, "B": 6, "H": 10, "X": 3, "R": 2, "samplerate": 8000, "segment_length": 300}
+A |= {"n_blocks": 2, "n_repeats": 2, "sample_rate": 16000}
+B = {"N": 12, "L": 10, "B": 6, "H": 10, "X": 2, "R": 2, "samplerate": 8000, "segment_length": 300}
 T = {"num_sources": 2, "enc_kernel_size": 8, "enc_num_feats": 12, "msk_num_feats": 6, "msk_num_hidden_feats": 10}
-T |= {"msk_num_layers": 3, "msk_num_stacks": 2}
+T |= {"msk_num_layers": 2, "msk_num_stacks": 2}
 LSTM = {"n_src": 2, "n_filters": 12, "kernel_size": 8, "stride": 4, "hid_size": 5, "n_layers": 2, "dropout": 0.0}
 SOURCES = ["drums", "bass", "other", "vocals"]
 # name -> (family, arguments, shape of the input [b c t])
