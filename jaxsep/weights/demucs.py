@@ -47,7 +47,7 @@ VERSION1 = {
     **{name: VERSION2[name] for name in ("rescale", "kernel_size", "stride", "growth", "lstm_layers", "context")},
     "samplerate": "",
 }
-
+LARGEST = 2**16  # channels of a layer, and any other size
 
 # A tensor -> the class that has it: of files without one.
 MARKS = {
@@ -93,9 +93,10 @@ def imported(package: Package) -> Imported:
             if field and name in given:
                 config.model[field] = type(config.model[field])(given[name])
         config.channels, config.sample_rate = int(given.get("audio_channels", 2)), int(given.get("samplerate", 44100))
-        seconds = given.get("segment_length", 40 * config.sample_rate) / config.sample_rate
-    except (TypeError, ValueError, ZeroDivisionError):
-        raise JaxsepError(f"{package.file}: made with arguments that are no numbers: {given}") from None
+        seconds = float(given.get("segment_length", 40 * config.sample_rate) / config.sample_rate)
+        _check_sizes(config, len(package.state))
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        raise JaxsepError(f"{package.file}: made with arguments that make up no net: {given}") from None
     config.inference.update(shifts=0, segment=seconds)
     if package.version == 1:  # its command line: 10 s side by side, zeros around them
         config.context = False
@@ -103,6 +104,15 @@ def imported(package: Package) -> Imported:
     variables = tensors.place(tensors.net_shapes(config), table(config.model), package.state, package.file)
     origin = Origin(f"Demucs, version {package.version}")
     return Imported(config, {key: {"net": tree} for key, tree in variables.items()}, origin)
+
+
+def _check_sizes(config: configs.Config, count: int) -> None:
+    """Before anything is made of them; `count` is the number of tensors."""
+    model = config.model
+    sizes = (model.channels, model.depth, model.kernel, model.stride, model.context, config.channels, model.growth)
+    widest = model.channels * model.growth ** min(model.depth, count)
+    if not all(1 <= size <= LARGEST for size in (*sizes, widest)) or max(model.depth, model.lstm_layers) > count:
+        raise ValueError("sizes")
 
 
 def table(model: Any) -> dict[str, Rule]:
