@@ -74,7 +74,11 @@ KINDS = {
     "asteroid": Kind("asteroid's models", "the .pth or .bin file that its `serialize` makes", ("masker.*",)),
     "cunet": Kind("C-U-Net", "the Keras .h5 file", ("*conv2d*kernel*", "*dense*kernel*")),
     "d3net": Kind("D3Net", "the NNabla .h5 file of each source", ("*in_offset", "*dense_full/*")),
-    "demucs": Kind("Demucs", "the .th or .th.gz file", ("encoder.*.0.weight", "decoder.*.0.weight")),
+    "demucs": Kind(
+        "Demucs",
+        "the .th or .th.gz file, or a bag: its .yaml and .th files",
+        ("encoder.*.0.weight", "decoder.*.0.weight"),
+    ),
     "dccrn": Kind(
         "DCCRN",
         "the state_dict of the authors' code, a PyTorch file",

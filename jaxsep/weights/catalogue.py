@@ -106,6 +106,9 @@ def _lasaft(seed: int, sha256: str) -> Published:
     return Published(f"lasaft-large-{seed}", "lasaft", "vocals,drums,bass,other", origin, score, files)
 
 
+HYBRID = "MUSDB18-HQ (its licence: research and education only) and 800 more songs"
+
+
 def _demucs(name: str, file: File, words: str, score: str, data: str = MUSDB18) -> Published:
     origin = Origin(
         f"Demucs, {words} (Defossez et al.)",
@@ -183,6 +186,20 @@ PUBLISHED = (
         "version 2, 48 channels",
         UNKNOWN,
         "MUSDB18-HQ (its licence: research and education only)",
+    ),
+    _demucs(
+        "hdemucs-mmi",
+        File(f"{DEMUCS}/hybrid_transformer/75fc33f5-1941ce65.th", "1941ce65"),
+        "version 3, hybrid",
+        "drums 9.31, bass 9.13, other 6.18, vocals 8.75",
+        HYBRID,
+    ),
+    _demucs(
+        "htdemucs",
+        File(f"{DEMUCS}/hybrid_transformer/955717e8-8726e21a.th", "8726e21a"),
+        "version 4, hybrid transformer",
+        "drums 10.05, bass 9.78, other 6.42, vocals 8.93",
+        HYBRID,
     ),
     Published(
         "dccrn",
