@@ -10,7 +10,8 @@
 | open_unmix | 8.9 M, 4 x 256 frames x 2,049 bins x 2 | openunmix 1.3.0, OpenUnmix |
 | spleeter | one instrument, 9.8 M, 2 x 512 frames x 1,024 bins x 2 | the same net in PyTorch, see spleeter_step.py |
 
-A step is forward, backward and Adam on the mean of absolute outputs, in training mode. Candidates take turns on the same cores, each in
+A step is forward, backward and Adam on the mean of absolute outputs, in training mode. Candidates take turns on the
+same cores, each in
 all the threads there are, and the best of all rounds counts; wall-clock and CPU seconds are printed, since on a
 machine with other work only the latter compare. PyTorch runs eagerly in its default layout. What is not installed is
 left out. Both candidates stay in memory: up to 14 GB (6 to 8 for each one's activations of Conv-TasNet, 4 for each

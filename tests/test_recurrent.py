@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from jaxsep.layers import recurrent as recurrent_layers
 from jaxsep.layers.recurrent import BLSTM, LSTM, lstm
 
 
@@ -78,17 +79,19 @@ def test_equal_to_keras():
     assert relative(evaluated(net, variables, x), layer(np.asarray(x))) < 1e-5
 
 
-def test_gradient_is_that_of_the_plain_scan():
+@pytest.mark.parametrize("large", [2**20, 0])
+def test_gradient_is_that_of_the_plain_scan(large, monkeypatch):
     """The saved gates give what differentiating the recurrence step by step gives."""
+    monkeypatch.setattr(recurrent_layers, "LARGE", large)
     rng = np.random.default_rng(0)
     gates = jnp.asarray(rng.standard_normal((9, 2, 3, 20)), jnp.float32)
-    recurrent = jnp.asarray(rng.standard_normal((2, 5, 20)), jnp.float32)
+    recurrent = tuple(jnp.asarray(rng.standard_normal((2, 5, 20)), jnp.float32))
     weight = jnp.asarray(rng.standard_normal((9, 2, 3, 5)), jnp.float32)
 
     def plain(gates, recurrent):
         def step(state, gates):
             h, cell = state
-            i, f, g, o = jnp.split(gates + jnp.einsum("rbu,rug->rbg", h, recurrent), 4, axis=-1)
+            i, f, g, o = jnp.split(gates + jnp.einsum("rbu,rug->rbg", h, jnp.stack(recurrent)), 4, axis=-1)
             cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
             h = jax.nn.sigmoid(o) * jnp.tanh(cell)
             return (h, cell), h

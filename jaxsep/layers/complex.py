@@ -156,7 +156,7 @@ class ComplexLSTM(nn.Module):
                 x, jnp.concatenate(inputs, axis=1), jnp.stack(recurrent), dtype=self.dtype
             )
             gates = jnp.dot(x, kernel, preferred_element_type=jnp.float32) + jnp.concatenate(bias)
-            h = lstm(jnp.stack(_split(gates), axis=1), recurrent)
+            h = lstm(jnp.stack(_split(gates), axis=1), tuple(recurrent))
             (r_of_r, r_of_i), (i_of_r, i_of_i) = (jnp.split(h[:, k], 2, axis=1) for k in (0, 1))
             x = jnp.concatenate([r_of_r - i_of_i, r_of_i + i_of_r], axis=1).astype(x.dtype)
         return jnp.swapaxes(jnp.concatenate(jnp.split(x, 2, axis=1), axis=-1), 0, 1)
