@@ -16,6 +16,7 @@ from jaxsep import catalogue, separator
 from jaxsep import config as configs
 from jaxsep.convstft import ConvStft
 from jaxsep.errors import JaxsepError
+from jaxsep.frontends import Stft
 from jaxsep.heads import ComplexMask
 from jaxsep.layers import complex as layers
 from jaxsep.layers.recurrent import LSTM
@@ -429,6 +430,21 @@ def test_phase_at_zero_has_a_finite_gradient(mode):
             jax.grad(lambda m, mode=m: (ComplexMask(mode)(m, mix[:, 0]).real).sum())(jnp.zeros_like(mask)) for m in "EC"
         ]
         np.testing.assert_array_equal(*at_zero)
+
+
+@pytest.mark.parametrize("samples", [1, 100])
+@pytest.mark.parametrize("layout", ["official", "asteroid"])
+def test_any_length_and_any_spectrum_will_do(layout, samples):
+    """Shorter than a frame, fewer frames than levels; also on the front end of the other systems."""
+    net = DCCRN(**NARROW, layout=layout, sources=3)
+    assert net.lengths(1) == ((1, 1) if layout == "official" else (4, 4))
+    for front in (STFTS[layout], Stft(64, 16)):
+        made = separator.Separator(front, net, ComplexMask())
+
+        def stems(mix, made=made):
+            return made.init_with_output(jax.random.key(0), mix, None, False)[0].stems
+
+        assert jax.eval_shape(stems, jnp.zeros((2, samples, 2))).shape == (2, 3, samples, 2)
 
 
 def test_unknown_settings_are_refused():
