@@ -1,4 +1,4 @@
-"""Validation: whole songs through the code that separates and scores them later, at the model's own rate.
+"""Validation: whole songs through the code that separates and scores them later, at the model's own rate, unshifted.
 
 The SDR is that of the score tables: median over seconds, median over songs, and their mean over sources. The loss
 is that of training, on consecutive segments in evaluation mode.
@@ -62,7 +62,8 @@ def make_validate(
         medians, losses, excerpt = [], [], {}
         for index, track in enumerate(tracks):
             mix, references = _read(track, sources, config)
-            estimates = np.stack(list(model.separate(mix, config.sample_rate).values()))
+            # Without the random shifts of scoring, as Demucs' authors validate: they cost their number.
+            estimates = np.stack(list(model.separate(mix, config.sample_rate, shifts=0).values()))
             if isinstance(loss, Permuted):
                 estimates = loss.arrange(estimates, references)
             medians.append(_median(framewise_sdr(references, estimates, config.sample_rate), axis=1))

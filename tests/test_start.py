@@ -1,5 +1,6 @@
 """Trainings that begin with another run's weights, on standardised songs."""
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -18,6 +19,8 @@ from jaxsep.config import check, defaults
 from jaxsep.data import levels
 from jaxsep.data.tracks import open_tracks
 from jaxsep.errors import JaxsepError
+from jaxsep.inference import Model
+from jaxsep.types import Separation
 
 ROOT = Path(__file__).parent.parent
 RATE = 8000
@@ -137,6 +140,14 @@ def test_levels_are_measured_once_per_run(songs, first, monkeypatch):
         levels.of_run(first, tracks, settings(songs), "abc")
 
 
+class Mixture:
+    """A separator that returns the mixture for each of two sources."""
+
+    def apply(self, variables, mix, targets, train, rngs=None, mutable=None):
+        waves = jnp.stack([mix, mix], axis=1)
+        return (Separation(waves, waves), {}) if mutable else Separation(waves, waves)
+
+
 def test_validation_compares_standardised_songs(songs):
     """The loss of a separator that returns the mixture for each source, by hand."""
     config = settings(songs, loss={"name": "wave_l1"})
@@ -145,13 +156,6 @@ def test_validation_compares_standardised_songs(songs):
     mono = stems.sum(0).mean(-1)
     stems = (stems - mono.mean()) / mono.std(ddof=1)
 
-    class Mixture:
-        def apply(self, variables, mix, targets, train, rngs=None, mutable=None):
-            from jaxsep.types import Separation
-
-            waves = jnp.stack([mix, mix], axis=1)
-            return (Separation(waves, waves), {}) if mutable else Separation(waves, waves)
-
     mesh = training.make_mesh(jax.devices()[:1])
     validate = validation.make_validate(Mixture(), losses.from_config(config), config, mesh, [track])
     size = config.data.segment
@@ -159,6 +163,21 @@ def test_validation_compares_standardised_songs(songs):
     error = np.abs(stems.sum(0) - stems)
     expected = np.mean([error[:, start : start + size].mean((1, 2)) for start in starts])
     assert validate({}).scores["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_validation_leaves_out_the_shifts(songs, monkeypatch):
+    config = settings(songs, loss={"name": "wave_l1"}, inference={"shifts": 3})
+    seen = []
+
+    def separate(self, mix, rate, **changes):
+        seen.append(dataclasses.replace(self.recipe, **changes).shifts)
+        return {"vocals": mix, "other": mix}
+
+    monkeypatch.setattr(Model, "separate", separate)
+    mesh = training.make_mesh(jax.devices()[:1])
+    loss, tracks = losses.from_config(config), open_tracks(config.data, "valid")
+    validation.make_validate(Mixture(), loss, config, mesh, tracks)({})
+    assert config.inference.shifts == 3 and set(seen) == {0}
 
 
 def test_songs_are_separated_as_they_were_trained_on(songs):
