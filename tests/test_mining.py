@@ -99,7 +99,7 @@ def heard(listener, numbers):
 def run(dataset, tmp_path_factory):
     """A small detector, trained within a minute of two quiet cores."""
     out = tmp_path_factory.mktemp("detector") / "run"
-    training.train_detector(tiny(dataset, 350), out, ["test"], lambda line: None)
+    training.train_detector(tiny(dataset, 450), out, ["test"], lambda line: None)
     return out
 
 
