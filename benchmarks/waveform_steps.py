@@ -1,7 +1,7 @@
 """Time of a forward pass and of a training step, ours against the PyTorch reference of the same network.
 
-    python -m venv /tmp/bench && /tmp/bench/bin/pip install -e '.[train,parity-torch]'
-    /tmp/bench/bin/python benchmarks/waveform_steps.py --rounds 5
+    pip install -e '.[train,parity-torch]' demucs==2.0.3
+    python benchmarks/waveform_steps.py --rounds 5
 
 | system | input | reference |
 |---|---|---|
@@ -11,11 +11,13 @@
 | spleeter | one instrument, 9.8 M, 2 x 512 frames x 1,024 bins x 2 | the same net in PyTorch, see spleeter_step.py |
 
 A step is forward, backward and Adam on the mean of absolute outputs, in training mode. Candidates take turns on the
-same cores, each in
-all the threads there are, and the best of all rounds counts; wall-clock and CPU seconds are printed, since on a
-machine with other work only the latter compare. PyTorch runs eagerly in its default layout. What is not installed is
-left out. Both candidates stay in memory: up to 14 GB (6 to 8 for each one's activations of Conv-TasNet, 4 for each
-one's parameters, gradients and moments of Demucs).
+same cores, each in all the threads there are, and the best of all rounds counts; both wall-clock and CPU seconds are
+printed. PyTorch runs eagerly, in its default layout but for the last row. What is not installed is left out.
+
+On a machine with other work neither clock is fair to two threads: PyTorch's wait for each other in busy loops. CPU
+seconds on one core (`taskset -c 0 python benchmarks/waveform_steps.py`) compare even there.
+
+Both candidates stay in memory: up to 16 GB (6 and 10 for the activations of Conv-TasNet; 5 and 5 for Demucs).
 """
 
 import argparse
