@@ -196,5 +196,5 @@ def _demo(config: Config) -> None:
     config.inference.update(segment=8.0, shifts=0)
     config.optim.learning_rate = 2e-3
     config.optim.schedule.update(name="warmup_cosine", warmup=30)
-    config.steps = 600
-    config.log_every, config.save_every, config.eval_every = 20, 200, 300
+    config.steps = 500
+    config.log_every, config.save_every, config.eval_every = 20, 125, 250
