@@ -126,7 +126,7 @@ def _speech(config: Config, variant: str) -> None:
     elif variant == "causal":
         config.model.update(causal=True, norm="cumulative", input_norm="cumulative")
     elif variant == "torchaudio":
-        config.front.convention = "torchaudio"
+        config.front["convention"] = "torchaudio"
         config.head["activation"] = "sigmoid"
     elif variant == "damp":
         _damp(config)

@@ -146,7 +146,7 @@ class ConvTasNet(nn.Module):
         kernel = self.param(f"{name}_kernel", init, (self.kernel, channels), jnp.float32)
         bias = self.param(f"{name}_bias", init, (channels,), jnp.float32) if self.bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = depthwise(x, kernel, dilation, padding)
+        y = jnp.asarray(depthwise(x, kernel, dilation, padding))
         return y if bias is None else y + bias
 
     def _prelu(self, x: Array, name: str) -> Array:

@@ -153,7 +153,7 @@ def imported(package: Package) -> Imported:
         JaxsepError: arguments or tensors that do not make up such a net.
     """
     config = config_of(package)
-    net = separator.build(config).net
+    net: Any = separator.build(config).net
     rules = table(net, demucs(net, config.channels))
     variables = tensors.place(tensors.shapes(config), rules, package.state, package.file)
     return Imported(config.lock(), variables, Origin(f"Conv-TasNet of demucs, version {package.version}"))
