@@ -8,6 +8,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Most of the time goes into compiling, on one core; a file's tests share what they compiled.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-full smoke lint format lock clean
@@ -17,7 +19,7 @@ demo: $(READY)
 
 test: $(READY)
 	@sh scripts/system.sh chromium
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest -m "not full" $(PARALLEL)
 
 test-full: $(READY)
 	@sh scripts/system.sh chromium
