@@ -1,6 +1,6 @@
 """Time of a forward pass and of a training step, ours against the PyTorch reference of the same network.
 
-    pip install -e '.[train,parity-torch]' demucs==2.0.3
+    pip install -e '.[train,parity-demucs2]'
     python benchmarks/waveform_steps.py --rounds 5
 
 | system | input | reference |
