@@ -298,7 +298,7 @@ def from_json(text: str) -> Config:
 
 
 def run_config(workdir: str | Path) -> Config:
-    """The frozen config of a run folder.
+    """The frozen config of a run folder; keys that came after the run have the values that leave it as it was.
 
     Raises:
         JaxsepError: the folder is not a run, or its config cannot be read.
@@ -307,6 +307,16 @@ def run_config(workdir: str | Path) -> Config:
     if not path.is_file():
         raise JaxsepError(f"{workdir}: not a run folder (no config.json); give the --workdir of a training")
     try:
-        return from_json(path.read_text())
+        return ConfigDict(_completed(json.loads(path.read_text()), defaults().to_dict())).lock()
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise JaxsepError(f"{path}: damaged ({error}); restore it from the config that made the run") from None
+
+
+def _completed(config: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the default of every key that it lacks; what names a class has the fields of that class only."""
+    for key, value in values.items():
+        if key not in config:
+            config[key] = value
+        elif key in ("data", "inference", "loss", "optim"):
+            _completed(config[key], value)
+    return config
