@@ -112,7 +112,7 @@ def test_runs_of_before_a_key_was_added_are_read_as_they_were(tmp_path):
     """What lacks its newest keys gets them; a front end, a net or a head gets none that it does not have."""
     config = configs.load_config("conv_tasnet.py:demo")
     text = json.loads(configs.to_json(config))
-    for section, key in (("", "context"), ("data", "shift"), ("loss", "pit"), ("inference", "last"), ("", "init")):
+    for section, key in (("", "context"), ("data", "shift"), ("loss", "pit"), ("inference", "shifts"), ("", "init")):
         del (text[section] if section else text)[key]
     (tmp_path / "config.json").write_text(json.dumps(text))
     assert configs.to_json(configs.run_config(tmp_path)) == configs.to_json(config)
