@@ -17,7 +17,7 @@ from jaxsep.report.overview import overview
 from jaxsep.report.panels import draw_panel, panel_waves
 from jaxsep.report.song import MIXTURE, REFERENCE, Song
 
-Scores = Mapping[str, Float[np.ndarray, " n"]]  # deck -> SDR of each second
+Scores = Mapping[str, Float[np.ndarray, " _"]]  # deck -> SDR of each second
 
 
 def song_block(song: Song, number: int, folder: Path, format: str, colours: Mapping[str, str]) -> str:

@@ -37,13 +37,13 @@ def waveform(wave: Float[np.ndarray, "t c"], scale: float, more: str = "") -> st
     )
 
 
-def bounds(scores: Sequence[Float[np.ndarray, " n"]]) -> tuple[float, float]:
+def bounds(scores: Sequence[Float[np.ndarray, " _"]]) -> tuple[float, float]:
     """The range in dB that holds all scores from `LOWEST` up, and zero."""
     values = np.concatenate([row[np.isfinite(row)] for row in scores]) if scores else np.zeros(0)
     return max(LOWEST, np.floor(values.min(initial=0.0))), max(1.0, np.ceil(values.max(initial=0.0)))
 
 
-def steps(scores: Mapping[str, Float[np.ndarray, " n"]], limits: tuple[float, float], seconds: float) -> str:
+def steps(scores: Mapping[str, Float[np.ndarray, " _"]], limits: tuple[float, float], seconds: float) -> str:
     """SDR by second as lines over a `waveform`, one per CSS class, a rule at 0 dB; gaps where there is no score."""
     low, high = limits
 
