@@ -492,10 +492,15 @@ def _reproduce(args: argparse.Namespace) -> int:
         jobs=args.jobs,
         partial=args.partial,
         argv=command,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        say=_say,
     )
     print(f"{text}\n\nWritten to {out}")
     return 0
+
+
+def _say(line: str) -> None:
+    """What is said on the way, beside the answer on stdout."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _score(args: argparse.Namespace) -> int:
@@ -510,7 +515,7 @@ def _score(args: argparse.Namespace) -> int:
         backend=args.backend,
         jobs=args.jobs,
         partial=args.partial,
-        notify=lambda line: print(line, file=sys.stderr, flush=True),
+        notify=_say,
     )
     print(f"{table}\n\nWritten to {args.out}")
     return 0
@@ -535,7 +540,7 @@ def _report(args: argparse.Namespace) -> int:
         start=args.start,
         clips=args.clips,
         data_root=args.data_root,
-        notify=lambda line: print(line, file=sys.stderr),
+        notify=_say,
     )
     print(page)
     return 0
@@ -572,7 +577,7 @@ def _detector(args: argparse.Namespace) -> int:
     given = {key: getattr(args, key) for key in ("channels", "steps", "seed")}
     command += [f"--{key}={value}" for key, value in given.items() if value is not None]
     config = detector.of_songs(args.songs, args.stems, **given)
-    found = training.train_detector(config, args.out, command, lambda line: print(line, file=sys.stderr, flush=True))
+    found = training.train_detector(config, args.out, command, _say)
     print(f"{points.render(found)}\n\nWritten to {args.out}")
     return 0
 

@@ -147,6 +147,12 @@ depthwise.defvjp(
 )
 
 
+def middle(x: Float[Array, "b t c"], length: int) -> Float[Array, "b n c"]:
+    """As many samples of the middle, what a longer map gives a net without padding; one too many goes from the end."""
+    start = (x.shape[1] - length) // 2
+    return x[:, start : start + length]
+
+
 def _shifts(x: Array, taps: int, dilation: int, padding: Pair) -> list[Array]:
     """What each tap of a kernel meets, [b n c] each."""
     x = _padded(x, padding)

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from jaxsep.errors import JaxsepError
-from jaxsep.layers.conv1d import conv1d, conv_transpose1d, torch_uniform
+from jaxsep.layers.conv1d import conv1d, conv_transpose1d, middle, torch_uniform
 from jaxsep.layers.recurrent import BLSTM
 from jaxsep.layers.resample import resample_frac
 
@@ -133,7 +133,7 @@ class Demucs(nn.Module):
         for i in reversed(range(self.depth)):
             x = self._decoder(i, outputs[i], x, skips[i])
         if self.upsample:
-            x = jnp.concatenate([x, _middle(mix, x.shape[1]).astype(x.dtype)], axis=-1)
+            x = jnp.concatenate([x, middle(mix, x.shape[1]).astype(x.dtype)], axis=-1)
             x = self._conv("final", waves, 1)(x)
         x = x.astype(jnp.float32)
         x = resample_frac(x, 2, 1) if self.resample else x
@@ -149,7 +149,7 @@ class Demucs(nn.Module):
     def _decoder(self, i: int, outputs: int, x: Array, skip: Array) -> Array:
         """Skip added, conv, GLU, transposed conv, ReLU."""
         x = _interpolated(x, self.stride) if self.upsample else x
-        x = self._rewritten(f"decoder{i}_rewrite", x + _middle(skip, x.shape[1]), self.context)
+        x = self._rewritten(f"decoder{i}_rewrite", x + middle(skip, x.shape[1]), self.context)
         stride = 1 if self.upsample else self.stride
         x = self._conv(f"decoder{i}", outputs, self.kernel, stride, transposed=not self.upsample)(x)
         return nn.relu(x) if i else x
@@ -205,12 +205,6 @@ def _statistics(mix: Array) -> tuple[Array, Array]:
     variance = jnp.var(mono, axis=1, keepdims=True, ddof=1)
     deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
     return mono.mean(axis=1, keepdims=True), deviation
-
-
-def _middle(x: Array, length: int) -> Array:
-    """So many samples of the middle of x [b t c]; where it is one off, the earlier ones."""
-    start = (x.shape[1] - length) // 2
-    return x[:, start : start + length]
 
 
 def _interpolated(x: Array, stride: int) -> Array:

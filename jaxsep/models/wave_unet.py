@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from jaxsep.errors import JaxsepError
-from jaxsep.layers.conv1d import Conv1D
+from jaxsep.layers.conv1d import Conv1D, middle
 
 INIT = {"kernel_init": nn.initializers.glorot_uniform(), "bias_init": nn.initializers.zeros}  # TensorFlow's
 
@@ -102,7 +102,7 @@ class WaveUNet(nn.Module):
             self._estimate(f"source{s}", mix.shape[-1], x) for s in range(1, self.sources + 1 - self.difference)
         ]
         if self.difference:
-            last = _middle(mix, x.shape[1]) - sum(estimates[1:], start=estimates[0])
+            last = middle(mix, x.shape[1]) - sum(estimates[1:], start=estimates[0])
             estimates.append(last if train else jnp.clip(last, -1, 1))
         return jnp.stack(estimates, axis=1)
 
@@ -141,10 +141,4 @@ def interpolated(
 
 def _behind(first: Float[Array, "b t d"], x: Float[Array, "b n c"]) -> Float[Array, "b n e"]:
     """The channels of x behind those of the middle of a longer map."""
-    return jnp.concatenate([_middle(first, x.shape[1]).astype(x.dtype), x], axis=-1)
-
-
-def _middle(x: Float[Array, "b t c"], length: int) -> Float[Array, "b n c"]:
-    """As many samples of the middle; of an odd number that is too much, one more is left out behind."""
-    start = (x.shape[1] - length) // 2
-    return x[:, start : start + length]
+    return jnp.concatenate([middle(first, x.shape[1]).astype(x.dtype), x], axis=-1)
