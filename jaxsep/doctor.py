@@ -18,7 +18,8 @@ EXTRAS = {
     "dev": {"pytest": "pytest", "ruff": "ruff", "beartype": "beartype"},
     "weights": {"h5py": "h5py"},
     "parity": {"keras": "keras", "norbert": "norbert"},
-    "parity-torch": {"openunmix": "openunmix"},
+    "parity-torch": {"openunmix": "openunmix", "asteroid": "asteroid", "demucs": "demucs", "julius": "julius"},
+    "parity-demucs2": {"openunmix": "openunmix", "demucs": "demucs", "julius": "julius"},
     "cuda": {"jax-cuda13-plugin": "jax_cuda13_plugin"},
     "tpu": {"libtpu": "libtpu"},
 }
