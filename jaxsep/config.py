@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,12 @@ def defaults() -> Config:
                 "pit": False,  # losses on waves: under each example's best order of the estimates
             },
             "data": {
-                "source": "folder",  # builtin | folder | musdb18
+                "source": "folder",  # builtin | folder | musdb18 | slakh2100 | moisesdb | medleydb
                 "root": "",
                 "stems": "vocals,drums,bass,other",
+                # "instrument=stem", beside the table of the source; "instrument=" leaves it out: jaxsep/data/layouts.py
+                "instruments": (),
+                "missing": "refuse",  # a song that lacks a stem: refuse | silence
                 "segment": 6 * 44100,
                 "batch_size": 4,
                 # none: one song at one place | stem: each stem from a song and place of its own |
@@ -255,6 +258,26 @@ def parse_stems(text: str) -> tuple[str, ...]:
         JaxsepError: an empty or repeated name.
     """
     return tuple(parse_sources(text))
+
+
+def parse_instruments(pairs: Sequence[str], stems: Sequence[str], what: str = "data.instruments") -> dict[str, str]:
+    """Instrument -> stem, "" for none: `("keys=other", "click track=")`.
+
+    Args:
+        pairs: of the config.
+        stems: that there are.
+        what: the config key, for messages.
+
+    Raises:
+        JaxsepError: not of that form, or a stem that there is not.
+    """
+    table = {}
+    for pair in pairs:
+        instrument, equals, stem = (word.strip() for word in str(pair).rpartition("="))
+        if not instrument or not equals:
+            raise JaxsepError(f"{what}: {pair!r}; expected 'instrument=stem', or 'instrument=' to leave it out")
+        table[instrument] = stem and choose({name: name for name in stems}, stem, f"{what}: the stem of {instrument!r}")
+    return table
 
 
 def check(config: Config) -> None:

@@ -10,6 +10,7 @@ import soundfile
 from ml_collections import ConfigDict
 
 from jaxsep import audio
+from jaxsep.config import defaults
 from jaxsep.data import tracks as tracks_module
 from jaxsep.data.readers import PlainWav, Reader, open_reader, to_float
 from jaxsep.data.tracks import open_tracks
@@ -46,8 +47,10 @@ def song(folder: Path, stems=STEMS, length=50, channels=2, rate=44100, suffix="w
     return folder
 
 
-def data(root: Path | str, source="folder", stems="vocals,drums,bass,other") -> ConfigDict:
-    return ConfigDict({"source": source, "root": str(root), "stems": stems})
+def data(root: Path | str, source="folder", stems="vocals,drums,bass,other", **keys) -> ConfigDict:
+    block = defaults().data
+    block.update(source=source, root=str(root), stems=stems, **keys)
+    return block
 
 
 def refusal(*args) -> str:
@@ -153,6 +156,37 @@ def test_a_mono_stem_beside_stereo_ones_is_doubled(tmp_path):
     np.testing.assert_array_equal(track.read("b", 0, 50), noise(9, channels=1)[:, [0, 0]])
 
 
+def test_stems_are_missing_only_where_the_config_says_so(tmp_path):
+    song(tmp_path / "test" / "A", ("a", "b"))
+    song(tmp_path / "test" / "B", ("b",))
+    message = refusal(data(tmp_path, stems="a,b"), "test")
+    assert "B: no file for the stem 'a'" in message and "data.missing='silence'" in message
+    first, second = open_tracks(data(tmp_path, stems="a,b", missing="silence"), "test")
+    np.testing.assert_array_equal(first.read("a", 0, 50), noise(0))
+    np.testing.assert_array_equal(second.read("b", 5, 45), noise(0)[5:])
+    silence = second.read("a", 5, 45)
+    assert silence.shape == (45, 2) and silence.dtype == np.int16 and not silence.any()
+    (tmp_path / "test" / "C").mkdir()
+    assert "C: no file" in refusal(data(tmp_path, stems="a,b", missing="silence"), "test")
+    assert "did you mean 'silence'" in refusal(data(tmp_path, missing="silent"), "test")
+
+
+def test_files_of_a_folder_may_be_summed_to_a_stem_or_stand_in_for_it(tmp_path):
+    song(tmp_path / "test" / "A", ("drums", "piano", "synth", "other"))
+    table = ("piano=other", "synth=other", "other=other")
+    (track,) = open_tracks(data(tmp_path, stems="drums,other", instruments=table), "test")
+    np.testing.assert_array_equal(track.read("drums", 10, 9), noise(0)[10:19])
+    expected = sum(noise(seed).astype(np.float32) for seed in (1, 2, 3)) / 32768
+    np.testing.assert_allclose(track.read("other", 0, 50), expected, atol=1e-6)
+    np.testing.assert_array_equal(track.read("other", 7, 11), track.read("other", 0, 50)[7:18])
+    (track,) = open_tracks(data(tmp_path, stems="drums,other", instruments=("synth=other", "other=")), "test")
+    np.testing.assert_array_equal(track.read("other", 0, 50), noise(2))
+    assert "expected 'instrument=stem'" in refusal(data(tmp_path, instruments=("piano",)), "test")
+    assert "did you mean 'other'" in refusal(data(tmp_path, instruments=("piano=othr",)), "test")
+    soundfile.write(tmp_path / "test" / "A" / "synth.wav", noise(2, 49), 44100)
+    assert "synth.wav: length 49" in refusal(data(tmp_path, stems="drums,other", instruments=table), "test")
+
+
 def test_musdb18_hq_without_valid_folder_takes_the_published_validation_songs_out_of_train(tmp_path):
     others = {"A Classic Education - NightOwl", "Zeno - Signs"}
     for name in (*VALID, *others):
@@ -214,9 +248,9 @@ def test_a_thousand_songs_open_in_seconds(tmp_path):
         folder.mkdir()
         for stem in STEMS:
             os.link(first / f"{stem}.wav", folder / f"{stem}.wav")
-    start = time.monotonic()
+    start = time.process_time()  # of all threads; the clock on the wall also shows what else the machine does
     opened = open_tracks(data(tmp_path), "test")
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 4
     assert [track.name for track in opened] == [f"{number:04d}" for number in range(1000)]
 
 

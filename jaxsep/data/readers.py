@@ -7,6 +7,7 @@ lock to others.
 import dataclasses
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,42 @@ class PlainWav(Reader):
                 f"{start}; restore the file and look for others with `jaxsep data check`"
             )
         return np.frombuffer(data, "<i2").reshape(count, self.channels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Silence(Reader):
+    """Zeros of any length."""
+
+    def read(self, start: int, count: int) -> Samples:
+        """See `Reader.read`."""
+        return np.zeros((count, self.channels), self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum(Reader):
+    """The sum of files; those that are over before the others are followed by silence. `sum_of` makes it."""
+
+    parts: tuple[Reader, ...] = ()
+
+    def read(self, start: int, count: int) -> Samples:
+        """See `Reader.read`."""
+        total = np.zeros((count, self.channels), self.dtype)
+        for part in self.parts:
+            here = min(start + count, part.length) - start
+            if here > 0:
+                samples = part.read(start, here)
+                total[:here] += samples if self.dtype == samples.dtype else to_float(samples)
+        return total
+
+
+def sum_of(parts: Sequence[Reader], length: int) -> Reader:
+    """One reader of `length` samples for files of one rate, mono and one other number of channels."""
+    first = parts[0]
+    if len(parts) == 1 and first.length == length:
+        return first
+    dtype = first.dtype if len(parts) == 1 else np.dtype(np.float32)
+    channels = max(part.channels for part in parts)
+    return Sum(first.path, first.rate, channels, length, dtype, parts=tuple(parts))
 
 
 def open_reader(path: Path, stream: int = 0) -> Reader:

@@ -1,4 +1,4 @@
-"""Random access to songs: stem folders, MUSDB18's `.stem.mp4` files and the built-in songs.
+"""Random access to songs: stem folders, MUSDB18's `.stem.mp4` files, data sets of many instruments, built-in songs.
 
 Opening a data set lists folders and reads headers, in threads; samples are read when they are asked for.
 """
@@ -8,7 +8,7 @@ import functools
 import importlib.util
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import yaml
 from jaxtyping import Float32
 
 from jaxsep import audio
-from jaxsep.config import choose, parse_stems
-from jaxsep.data.readers import Reader, Samples, open_reader, to_float
+from jaxsep.config import choose, parse_instruments, parse_stems
+from jaxsep.data.layouts import LAYOUTS, Layout, visible
+from jaxsep.data.readers import Reader, Samples, Silence, open_reader, sum_of, to_float
 from jaxsep.errors import JaxsepError
 
 SPLITS = ("train", "valid", "test")
@@ -129,33 +130,122 @@ def _folder(data: Any, split: str, workdir: str | Path | None) -> Songs:
 
 def _stem_folders(data: Any, split: str, root: Path) -> Songs:
     def entries(folder: Path) -> dict[str, Path]:
-        return {path.name: path for path in _visible(folder) if path.is_dir()}
+        return {path.name: path for path in visible(folder) if path.is_dir()}
 
     folders = _split(root, split, entries, "one folder per song, with <stem>.wav or <stem>.flac in it")
-    stems = parse_stems(data.stems)
-    return functools.partial(_open_folder, split=split, stems=stems), folders
+    parts = _Parts.of(data)
+    return functools.partial(_open_folder, split=split, parts=parts), folders
 
 
-def _open_folder(folder: Path, split: str, stems: Sequence[str]) -> Track:
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """Sorts the files of a song to the stems of the config.
+
+    Attributes:
+        stems: of the config.
+        table: instrument -> stem, "" for none.
+        missing: may a song lack a stem?
+    """
+
+    stems: tuple[str, ...]
+    table: Mapping[str, str]
+    missing: bool
+
+    @classmethod
+    def of(cls, data: Any, table: Mapping[str, str] | None = None) -> "_Parts":
+        """By a config's `data` block; without a table, every stem is called what it is."""
+        stems = parse_stems(data.stems)
+        own = parse_instruments(data.instruments, stems)
+        missing = choose({"refuse": False, "silence": True}, data.missing, "data.missing")
+        return cls(stems, {**({stem: stem for stem in stems} if table is None else table), **own}, missing)
+
+    def stem(self, instrument: str) -> str | None:
+        """The stem of an instrument, "" for none, None for one that the table does not know."""
+        return self.table.get(instrument, self.table.get(instrument.partition("/")[0]))
+
+    def readers(self, song: Path, parts: Mapping[str, Sequence[Reader]], length: int, hint: str) -> dict[str, Reader]:
+        """One reader per stem: files of one stem are summed, and a stem that may be missing is silence."""
+        lacking = [stem for stem in self.stems if stem not in parts]
+        if len(lacking) == len(self.stems) or (lacking and not self.missing):
+            raise JaxsepError(
+                f"{song}: no file for the stem {lacking[0]!r} of data.stems ({hint}); add it, change data.stems or "
+                "data.instruments, or set data.missing='silence' where songs may lack stems"
+            )
+        first = next(iter(parts.values()))[0]
+        silence = Silence(song, first.rate, 1, length, np.dtype(np.int16))
+        return {stem: sum_of(parts[stem], length) if stem in parts else silence for stem in self.stems}
+
+
+def _open_folder(folder: Path, split: str, parts: _Parts) -> Track:
     files: dict[str, Path] = {}
-    for path in _visible(folder):
+    for path in visible(folder):
         if path.suffix.lower() in SUFFIXES:
             if path.stem in files:
                 raise JaxsepError(f"{folder}: both {files[path.stem].name} and {path.name}; keep one of them")
             files[path.stem] = path
-    if missing := [stem for stem in stems if stem not in files]:
-        raise JaxsepError(
-            f"{folder}: no file for the stem {missing[0]!r} of data.stems (found "
-            f"{', '.join(sorted(files)) or 'no .wav or .flac'}); add {missing[0]}.wav or change data.stems, "
-            "and list every problem with `jaxsep data check`"
+    found: dict[str, list[Reader]] = {}
+    for instrument in sorted(files, key=lambda name: (name not in parts.stems, name)):
+        if stem := parts.stem(instrument):
+            found.setdefault(stem, []).append(open_reader(files[instrument]))
+    readers = [reader for stem in parts.stems for reader in found.get(stem, [])]
+    _alike(readers, "rate", "length")
+    hint = f"found {', '.join(sorted(files)) or 'no .wav or .flac'}; list every problem with `jaxsep data check`"
+    stems = parts.readers(folder, found, readers[0].length if readers else 0, hint)
+    return _track(folder.name, split, stems | ({MIXTURE: open_reader(files[MIXTURE])} if MIXTURE in files else {}))
+
+
+def _many(name: str) -> Callable[[Any, str, str | Path | None], Songs]:
+    """The source of a layout."""
+
+    def source(data: Any, split: str, workdir: str | Path | None) -> Songs:
+        layout, root = LAYOUTS[name], _root(data)
+        parts = _Parts.of(data, layout.stems)
+        return functools.partial(_open_many, split=split, layout=layout, parts=parts), _song_folders(
+            layout, root, split
         )
-    names = [*stems, MIXTURE] if MIXTURE in files else list(stems)
-    return _track(folder.name, split, {name: open_reader(files[name]) for name in names})
+
+    return source
+
+
+def _song_folders(layout: Layout, root: Path, split: str) -> dict[str, Path]:
+    """The songs of a split; where there are no folders of splits, all songs are for training."""
+    folders = {name: root / name for name in ("train", "valid", "validation", "test") if (root / name).is_dir()}
+    folders["valid"] = folders.pop("validation", folders.get("valid", root / "valid"))
+    if not folders["valid"].is_dir() and len(folders) == 1:
+        folders = {"train": root}
+    if split not in folders or not folders[split].is_dir():
+        raise JaxsepError(
+            f"{root}: no folder {split!r}, and {layout.title} does not say which songs are for that; make the folders "
+            "train, valid and test, and move songs there"
+        )
+    songs = layout.songs(folders[split])
+    if not songs:
+        raise JaxsepError(f"{folders[split]}: no songs; expected {layout.title}'s {layout.form}")
+    return songs
+
+
+def _open_many(folder: Path, split: str, layout: Layout, parts: _Parts) -> Track:
+    song = layout.parts(folder)
+    found: dict[str, list[Reader]] = {}
+    for instrument, path in song.files:
+        if (stem := parts.stem(instrument)) is None:
+            raise JaxsepError(
+                f"{folder}: {instrument!r} is in no table of {layout.title}; add '{instrument}=STEM' to "
+                "data.instruments, or with nothing behind the sign to leave it out"
+            )
+        if stem in parts.stems:
+            found.setdefault(stem, []).append(open_reader(path))
+    mixture = [open_reader(song.mixture)] if song.mixture else []
+    readers = [*(reader for stem in found.values() for reader in stem), *mixture]
+    _alike(readers, "rate")
+    length = max((reader.length for reader in readers), default=0)
+    stems = parts.readers(folder, found, length, f"found {', '.join(sorted({name for name, _ in song.files}))}")
+    return _track(folder.name, split, stems | ({MIXTURE: sum_of(mixture, length)} if mixture else {}))
 
 
 def _musdb18(data: Any, split: str, workdir: str | Path | None) -> Songs:
     def entries(folder: Path) -> dict[str, Path]:
-        return {p.name.removesuffix(STEM_MP4): p for p in _visible(folder) if p.name.endswith(STEM_MP4)}
+        return {p.name.removesuffix(STEM_MP4): p for p in visible(folder) if p.name.endswith(STEM_MP4)}
 
     stems = parse_stems(data.stems)
     streams = {name: index for index, name in enumerate(audio.STEMS)}
@@ -169,7 +259,7 @@ def _open_stem_mp4(path: Path, split: str, streams: Mapping[str, int]) -> Track:
     return _track(path.name.removesuffix(STEM_MP4), split, readers)
 
 
-SOURCES = {"builtin": _builtin, "folder": _folder, "musdb18": _musdb18}
+SOURCES = {"builtin": _builtin, "folder": _folder, "musdb18": _musdb18, **{name: _many(name) for name in LAYOUTS}}
 
 
 def _open_all(
@@ -181,7 +271,7 @@ def _open_all(
         opened = [pool.submit(opener, paths[name]) for name in names]
         for name, track in zip(names, opened, strict=True):
             try:
-                tracks.append(track.result())
+                tracks.append(_opened(track))
             except JaxsepError as error:
                 if refused is None:
                     raise
@@ -189,16 +279,17 @@ def _open_all(
     return tracks
 
 
+def _opened(track: Future[Track]) -> Track:
+    try:
+        return track.result()
+    except OSError as error:
+        raise JaxsepError(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+
 def _track(name: str, split: str, readers: dict[str, Reader]) -> Track:
     """Checks that the stems belong together."""
+    _alike([*readers.values()], "rate", "length")
     first = next(iter(readers.values()))
-    for what, unit in (("rate", "Hz"), ("length", "samples")):
-        for reader in readers.values():
-            if getattr(reader, what) != getattr(first, what):
-                raise JaxsepError(
-                    f"{reader.path}: {what} {getattr(reader, what)} {unit}, but {first.path.name} has "
-                    f"{getattr(first, what)}; stems of a song need one {what}, see `jaxsep data check`"
-                )
     channels = max(reader.channels for reader in readers.values())
     for reader in readers.values():
         if reader.channels not in (1, channels):
@@ -209,15 +300,22 @@ def _track(name: str, split: str, readers: dict[str, Reader]) -> Track:
     return Track(name, split, stems, readers.get(MIXTURE), first.rate, channels, first.length)
 
 
+def _alike(readers: Sequence[Reader], *properties: str) -> None:
+    for what in properties:
+        for reader in readers:
+            if getattr(reader, what) != getattr(readers[0], what):
+                unit = {"rate": "Hz", "length": "samples"}[what]
+                raise JaxsepError(
+                    f"{reader.path}: {what} {getattr(reader, what)} {unit}, but {readers[0].path.name} has "
+                    f"{getattr(readers[0], what)}; stems of a song need one {what}, see `jaxsep data check`"
+                )
+
+
 def _root(data: Any) -> Path:
     root = Path(data.root)
     if not data.root or not root.is_dir():
         raise JaxsepError(f"data.root={data.root!r} is not a folder; give the data set's with --config.data.root=...")
     return root
-
-
-def _visible(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def _split(root: Path, split: str, entries: Any, layout: str) -> dict[str, Path]:

@@ -17,7 +17,7 @@ from jaxsep.audio import open_audio
 from jaxsep.config import parse_stems
 from jaxsep.data.levels import Levels
 from jaxsep.data.plan import CLIP, PLACE, SILENT, WEAK, Plan, below, random_bits, unit
-from jaxsep.data.readers import Reader, Samples
+from jaxsep.data.readers import Reader, Samples, Silence
 from jaxsep.data.tracks import Track
 from jaxsep.errors import JaxsepError
 from jaxsep.mining.index import Extract, Song, read_index, read_settings
@@ -32,15 +32,6 @@ class Stretch(Reader):
     def read(self, start: int, count: int) -> Samples:
         """See `Reader.read`."""
         return super().read(self.start + start, count)
-
-
-@dataclasses.dataclass(frozen=True)
-class Silence(Reader):
-    """Zeros of any length."""
-
-    def read(self, start: int, count: int) -> Samples:
-        """See `Reader.read`."""
-        return np.zeros((count, self.channels), self.dtype)
 
 
 class Clips:
