@@ -6,9 +6,7 @@ then played on instruments of its own timbre, register, room and equaliser, so t
 from training songs. Songs of another length share only the generator.
 """
 
-import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +16,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from jaxsep import audio
+from jaxsep.data import making
 from jaxsep.data.arrangement import PLAYERS, compose, draws, rms
 from jaxsep.data.instruments import convolve, room
 from jaxsep.errors import JaxsepError
@@ -95,7 +94,8 @@ def render_songs(
         for number in range(SPLITS.index(split), len(SPLITS) * count, len(SPLITS))
     }
     try:
-        _claim(root, {"version": VERSION, "seed": seed, "seconds": float(seconds), "songs": dict(counts)})
+        settings = {"version": VERSION, "seed": seed, "seconds": float(seconds), "songs": dict(counts)}
+        making.claim(root, settings, "built-in songs")
         for split in counts:
             (root / split).mkdir(exist_ok=True)
         missing = [folder for folder in songs if not folder.is_dir()]
@@ -107,41 +107,9 @@ def render_songs(
         raise JaxsepError(f"{error.filename or root}: cannot be written ({error.strerror})") from None
 
 
-def _claim(root: Path, settings: Mapping[str, object]) -> None:
-    """Writes the settings into a fresh folder, or holds them against those that are there."""
-    path = root / "songs.json"
-    if not path.exists():
-        # Listed before the second look for songs.json, which another process writes before all else.
-        foreign = root.is_dir() and any(not entry.name.startswith(".") for entry in root.iterdir())
-        if foreign and not path.exists():
-            raise JaxsepError(f"{root}: not empty, and not a folder of built-in songs; name a new one")
-        root.mkdir(parents=True, exist_ok=True)
-        part = root / f".songs.json.part{os.getpid()}"
-        part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise JaxsepError(f"{path}: not JSON; remove the folder to have its songs made again") from None
-    if found != settings:
-        raise JaxsepError(
-            f"{path}: these songs were made with {json.dumps(found)}, asked for are {json.dumps(settings)}; "
-            "name another folder or remove this one"
-        )
-
-
 def _render(folder: Path, number: int, seed: int, seconds: float | int) -> None:
     """One song, under a hidden name until it is complete."""
-    part = folder.with_name(f".{folder.name}.part{os.getpid()}")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
+    with making.whole(folder) as part:
         for stem, sound in synth_song(seed, number, seconds).items():
             with audio.open_writer(part / f"{stem}.wav", RATE, 2, "wav", 16) as writer:
                 writer.write(sound)
-        part.rename(folder)
-    except (OSError, JaxsepError):
-        if not folder.is_dir():  # otherwise another process was faster with the same song
-            raise
-    for leftover in folder.parent.glob(f".{folder.name}.part*"):
-        shutil.rmtree(leftover, ignore_errors=True)
