@@ -18,11 +18,11 @@ demo: $(READY)
 	$(BIN)/python -m jaxsep.demo --workdir runs/demo
 
 test: $(READY)
-	@sh scripts/system.sh chromium
+	@sh scripts/system.sh chromium fluidsynth
 	$(BIN)/python -m pytest -m "not full" $(PARALLEL)
 
 test-full: $(READY)
-	@sh scripts/system.sh chromium
+	@sh scripts/system.sh chromium fluidsynth
 	$(BIN)/python -m pytest
 
 # The smallest set that touches every room: for the other end of the range of Python and jax versions.
@@ -49,7 +49,7 @@ $(READY): requirements.lock pyproject.toml
 # Exact versions with environment markers, without index addresses.
 lock:
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
-	    --extra train --extra eval --extra dev --extra parity --extra weights pyproject.toml --output-file requirements.lock
+	    --extra train --extra eval --extra dev --extra parity --extra weights --extra midi pyproject.toml --output-file requirements.lock
 
 clean:
 	rm -rf $(VENV) runs

@@ -31,6 +31,16 @@ Says what it needs and how long it will take; started again, it goes on where it
 MUSDB18's stems work, but their comparison says that it is none, and why.
 """
 
+RENDER = """\
+Makes a data set of multi-track MIDI songs: drums, bass, vocals (or a lead that stands in for them) and other are each
+played by FluidSynth, all at one gain; the mixture is their exact sum. Songs without vocals have silent ones, and are
+for training. Left out, and named: songs without drums, bass or other, songs under 20 s and copies.
+
+Started again, it goes on where it stopped.
+
+Exit status: 0 all done, 1 some files failed, 2 nothing was started.
+"""
+
 DETECTOR = """\
 Trains a detector of silent sources on a data set, and chooses on its validation songs from which probability on it
 calls a source silent: 95 % of what it then calls silent is (more than 30 dB below the mixture), as much as can be is
@@ -112,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         synth.add_argument(f"--{split}", type=int, metavar="N", help=f"songs in {split}/")
     synth.add_argument("--seconds", type=float, default=30.0, help="length of each song; default: 30")
     synth.add_argument("--seed", type=int, default=0, help="of the set; default: 0")
+    _add_render(rooms)
     check = _add(rooms, "check", _check, "list all problems of a data set at once")
     check.add_argument("folder", metavar="DIR", type=Path)
     _add_json(check)
@@ -278,6 +289,22 @@ def _jobs(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number of processes")
     return int(text)
+
+
+def _add_render(rooms: Any) -> None:
+    parser = _add(
+        rooms,
+        "render",
+        _render,
+        "make a data set of MIDI songs, played by FluidSynth",
+        description=RENDER,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("folder", metavar="MIDI_DIR", type=Path, help="of songs, searched with the folders below it")
+    add("--soundfont", required=True, metavar="F.sf2", type=Path, help="the instruments")
+    add("-o", "--out", required=True, metavar="DIR", type=Path, help="the data set")
+    add("--jobs", type=_jobs, metavar="N", help="songs at a time; default: one per core")
 
 
 def _add_detector(rooms: Any) -> None:
@@ -568,6 +595,20 @@ def _synth(args: argparse.Namespace) -> int:
     synth.render_songs(args.folder, synth.COUNTS | counts, args.seconds, args.seed)
     print(args.folder)
     return 0
+
+
+def _render(args: argparse.Namespace) -> int:
+    from jaxsep.data import render
+
+    outcomes = render.render(
+        args.folder,
+        args.soundfont,
+        args.out,
+        jobs=args.jobs,
+        notify=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(f"{render.summary(outcomes)}\n\nWritten to {args.out}")
+    return 1 if any(outcome.failed for outcome in outcomes) else 0
 
 
 def _detector(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ EXTRAS = {
     "train": {"tensorflow": "tensorflow", "tensorflow-datasets": "tensorflow_datasets", "musdb": "musdb"},
     "eval": {"museval": "museval", "stempeg": "stempeg", "matplotlib": "matplotlib"},
     "dev": {"pytest": "pytest", "ruff": "ruff", "beartype": "beartype"},
+    "midi": {"mido": "mido"},
     "weights": {"h5py": "h5py"},
     "parity": {"keras": "keras", "norbert": "norbert"},
     "parity-torch": {"openunmix": "openunmix", "asteroid": "asteroid", "demucs": "demucs", "julius": "julius"},
@@ -24,8 +25,11 @@ EXTRAS = {
     "tpu": {"libtpu": "libtpu"},
 }
 CORE = ("jax", "jaxlib", "flax", "orbax-checkpoint", "ml-collections", "numpy", "soundfile", "av", "soxr")
-BINARIES = ("ffmpeg", "ffprobe")
-WHAT_FOR = "musdb and museval (training on MUSDB18's .stem.mp4, scores by museval); separating needs neither"
+BINARIES = {"ffmpeg": "-version", "ffprobe": "-version", "fluidsynth": "--version"}  # and what prints the version
+WHAT_FOR = (
+    "musdb and museval (training on MUSDB18's .stem.mp4, scores by museval), fluidsynth for `jaxsep data render`; "
+    "separating needs none of them"
+)
 
 
 def examine() -> dict[str, Any]:
@@ -37,7 +41,7 @@ def examine() -> dict[str, Any]:
         "packages": {name: _version(name) for name in CORE},
         "devices": _devices(),
         "audio": _audio(),
-        "binaries": {name: _binary(name) for name in BINARIES},
+        "binaries": {name: _binary(name, option) for name, option in BINARIES.items()},
         "extras": {
             extra: {package: _installed(package, module) for package, module in parts.items()}
             for extra, parts in EXTRAS.items()
@@ -88,14 +92,14 @@ def _audio() -> dict[str, list[str]]:
     return {f"libsndfile {soundfile.__libsndfile_version__}": known, "PyAV": ["m4a", "mp4", "aac", ".stem.mp4"]}
 
 
-def _binary(name: str) -> str | None:
+def _binary(name: str, option: str) -> str | None:
     """Path and version of a program, None if it is not on the PATH."""
     path = shutil.which(name)
     if path is None:
         return None
     try:
-        done = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([path, option], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{path} (does not run: {error})"
-    words = done.stdout.split()
-    return f"{path} ({words[2] if len(words) > 2 else 'version unknown'})"
+    _, found, rest = done.stdout.partition("version ")
+    return f"{path} ({rest.split()[0] if found and rest.strip() else 'version unknown'})"

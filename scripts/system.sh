@@ -1,7 +1,7 @@
 #!/bin/sh
 # Programs that Python packages cannot bring: installed where that is possible, else it says what goes without them.
 #
-#   sh scripts/system.sh ffmpeg chromium
+#   sh scripts/system.sh ffmpeg chromium fluidsynth
 need() { # command, Debian packages, what goes without it
     command -v "$1" >/dev/null && return
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -16,5 +16,6 @@ for program in "$@"; do
     case $program in
         ffmpeg) need ffprobe ffmpeg "museval, the referee of the scores, and musdb's own reader stay off" ;;
         chromium) need chromedriver "chromium chromium-driver" "the report is not tested in a browser" ;;
+        fluidsynth) need fluidsynth "fluidsynth timgm6mb-soundfont" "\`jaxsep data render\` is tested with a stand-in" ;;
     esac
 done

@@ -20,7 +20,8 @@ from jaxsep.data.tracks import MIXTURE, SPLITS, STEM_MP4, SUFFIXES
 from jaxsep.errors import JaxsepError
 
 Severity = Literal["error", "warning"]
-COMPANIONS = ("songs.json", "license", "licence", "readme")  # beginnings of names that are at home in a root
+# Beginnings of the names of files that are at home in a root, or beside stems.
+COMPANIONS = ("songs.json", "song.json", "license", "licence", "readme")
 FULL_SCALE = 1 - 1 / 32768
 CLIPPED_RUN = 3  # samples at full scale in a row that no converter gives unclipped
 
