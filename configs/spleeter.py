@@ -14,7 +14,8 @@ Trained on MUSDB18 only, users and the authors report averages of 4.0 to 4.4.
 Variants: `vocals`, `2stems`, `4stems` (default), `5stems` (softmax over the sources; needs piano stems); `16khz`
 (1,536 bins); `1024` (a seventh level of 1,024 channels); `report` and `report22k` (the recipe of a comparative
 study: mono, L2, learning rate halved on milestones; at 22,050 Hz the same for speed); `demo` (narrow, on the
-built-in songs, minutes on two cores); `excerpt` (paper width, fitted to one short real excerpt).
+built-in songs, minutes on two cores); `excerpt` (paper width, fitted to one short real excerpt); `rendered` (half an
+hour on two cores, on songs of `jaxsep data render` or others in stem folders).
 """
 
 from jaxsep.config import Config, choose, defaults, study
@@ -33,6 +34,7 @@ VARIANTS = {
     "report22k": None,
     "demo": None,
     "excerpt": dict.fromkeys(STEMS, 9_823_749),
+    "rendered": None,
 }
 
 FRAMES = 512  # T: frames that the net sees at a time
@@ -77,6 +79,8 @@ def get_config(variant: str = "4stems") -> Config:
         _demo(config)
     elif variant == "excerpt":
         _excerpt(config)
+    elif variant == "rendered":
+        _rendered(config)
     return config.lock()
 
 
@@ -125,3 +129,18 @@ def _excerpt(config: Config) -> None:
     config.steps = 800
     config.log_every, config.save_every, config.eval_every = 10, 100, 100
     _frames(config, 128)
+
+
+def _rendered(config: Config) -> None:
+    """Real songs at half of the widths and five levels; augmented as Uhlich et al. (2017) do, and by sign."""
+    config.seed = 0
+    config.data.batch_size = 4
+    config.data.remix, config.data.gain, config.data.swap, config.data.sign = "stem", (0.25, 1.25), 0.5, 0.5
+    config.model.channels = (8, 16, 32, 64, 128)
+    config.model.batch_norm = "batch"
+    config.optim.learning_rate = 2e-3
+    config.optim.schedule.name = "warmup_cosine"
+    config.optim.schedule.warmup = 100
+    config.steps = 3000
+    config.log_every, config.save_every, config.eval_every = 50, 500, 1500
+    _frames(config, 64)
