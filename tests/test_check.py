@@ -1,24 +1,34 @@
 """`jaxsep data check` finds everything at once; `jaxsep data example` writes the real excerpt."""
 
 import importlib.util
+import json
 import os
 import shutil
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
 import soundfile
 
-from jaxsep.data import check, example
+from jaxsep import cli
+from jaxsep.audio.reader import BLOCK
+from jaxsep.data import check, example, measure
 from jaxsep.errors import JaxsepError
 
 RATE, LENGTH = 8000, 4000
 STEMS = ("bass", "drums", "other", "vocals")
 
 
-def write(path, *, rate=RATE, length=LENGTH, channels=2, gain=0.3, subtype="PCM_16"):
+def tone(path, length=LENGTH, channels=2):
+    """A wave [t c] of the file's own."""
+    pitch = 0.1 + zlib.crc32("/".join(path.with_suffix("").parts[-3:]).encode()) / 2**33
+    return 0.3 * np.sin(np.arange(length)[:, None] * (pitch + 0.01 * np.arange(channels)))
+
+
+def write(path, *, rate=RATE, length=LENGTH, channels=2, gain=1.0, subtype="PCM_16"):
     path.parent.mkdir(parents=True, exist_ok=True)
-    wave = gain * np.sin(np.arange(length)[:, None] * (0.03 + 0.01 * np.arange(channels)))
-    soundfile.write(path, np.clip(wave, -1, 1), rate, subtype=subtype)
+    soundfile.write(path, np.clip(gain * tone(path, length, channels), -1, 1), rate, subtype=subtype)
 
 
 @pytest.fixture
@@ -47,7 +57,7 @@ def truncated(one):
 
 
 def truncated_flac(one):
-    write(one / "bass.flac", length=40_000, gain=0.9)
+    write(one / "bass.flac", length=40_000, gain=3.0)
     (one / "bass.wav").unlink()
     os.truncate(one / "bass.flac", (one / "bass.flac").stat().st_size // 2)
 
@@ -99,7 +109,35 @@ def mono_song(one):
 
 
 def clipped(one):
-    write(one / "bass.wav", gain=1.5)
+    write(one / "bass.wav", gain=5.0)
+
+
+def offset(one):
+    soundfile.write(one / "bass.wav", tone(one / "bass.wav") - np.array([0.0, 0.02]), RATE)
+
+
+def copied_stem(one):
+    shutil.copy(one / "drums.wav", one / "bass.wav")
+
+
+def copied_song(one):
+    copy(one.parent / "zwei, für dich", one, STEMS)
+
+
+def leak(one):
+    copy(one.parent.parent / "train" / "one", one, STEMS)
+
+
+def leak_of_stems(one):
+    copy(one.parent.parent / "valid" / "one", one, ("bass", "drums"))
+
+
+def copy(source, target, stems):
+    """The same samples in another format."""
+    for stem in stems:
+        (file,) = source.glob(f"{stem}.*")
+        (target / f"{stem}.wav").unlink()
+        soundfile.write(target / f"{stem}.flac", *soundfile.read(file, dtype="int16"))
 
 
 def twice(one):
@@ -149,13 +187,23 @@ BASS, ONE = "test/one/bass.wav", "test/one"
         (not_a_number, "error", BASS, "NaN or infinite sample at second 0.375"),
         (infinite, "error", BASS, "NaN or infinite sample at second 0.001"),
         (silent, "error", BASS, "silent from end to end, so no score is defined"),
-        (missing, "error", ONE, "no stem 'bass', which other songs have; add bass.wav"),
+        (
+            missing,
+            "error",
+            ONE,
+            "no stem 'bass', which other songs have; add bass.wav, or train with data.missing=silence",
+        ),
         (other_length, "error", ONE, "stems differ in length (bass 3999, drums 4000"),
         (other_rate, "error", ONE, "stems differ in rate (bass 8025, drums 8000"),
         (rate_of_song, "warning", ONE, "16000 Hz, most songs have 8000; resample it"),
         (mono_stem, "warning", ONE, "stems differ in channels (bass 1, drums 2"),
         (mono_song, "warning", ONE, "1 channels, most songs have 2"),
         (clipped, "warning", BASS, "clipped at"),
+        (offset, "warning", BASS, "a DC offset of -0.020 of full scale; export it through a high-pass"),
+        (copied_stem, "error", ONE, "bass and drums hold the same sound"),
+        (copied_song, "warning", "test/zwei, für dich", "the same song as test/one; remove one of them"),
+        (leak, "error", ONE, "the same song as train/one (a leak: test scores what was trained on); remove one"),
+        (leak_of_stems, "error", ONE, "the same bass and drums as valid/one (it is scored twice)"),
         (twice, "error", ONE, "2 files for the stem 'bass'; keep one of them"),
         (empty_folder, "error", ONE, "no stems"),
         (stray, "warning", "test/one/cover.jpg", "not part of a data set, ignored; move it elsewhere"),
@@ -195,12 +243,75 @@ def test_all_problems_at_once_errors_first(data):
 def test_a_peak_at_full_scale_is_not_clipping(data):
     wave = np.zeros((LENGTH, 2))
     wave[100:102] = 1.0  # two samples: a peak
-    wave[200:400:2] = -1.0
+    wave[200:400:4], wave[202:402:4] = -1.0, 1.0
     soundfile.write(data / BASS, wave, RATE, subtype="PCM_16")
     assert check.check(data) == []
     wave[100:103] = 1.0
     soundfile.write(data / BASS, wave, RATE, subtype="PCM_16")
     assert [problem.what for problem in check.check(data)] == ["clipped at 2 places"]
+
+
+def test_how_far_the_stems_are_from_the_mixture(data):
+    """In dB of what the sum leaves; what 24 bits round away is none."""
+
+    def distances(gain, shift=0):
+        for song in sorted(data.glob("*/*")):
+            stems = sum(soundfile.read(file, always_2d=True)[0] for file in song.iterdir() if file.stem != "mixture")
+            mixture = np.roll(gain * stems if song.parent.name == "test" else stems, shift, axis=0)
+            soundfile.write(song / "mixture.wav", mixture, RATE, subtype="PCM_24")
+        return {problem.path: (problem.severity, problem.what) for problem in check.check(data)}
+
+    for song in data.glob("*/*"):
+        for file in song.iterdir():
+            write(file, gain=0.2)
+    assert distances(1.0) == {}
+    rest = 20 * np.log10(1 - 1 / 1.1)
+    told = ("warning", f"the sum of the stems is {rest:.1f} dB from mixture")
+    assert distances(1.1) == {"test/one": told, "test/zwei, für dich": told}
+    assert len(distances(1.0, shift=1)) == 6  # every song is a sample late
+    write(data / "test" / "one" / "bass.wav", gain=0.2, channels=1)
+    mono = "stems differ in channels (bass 1, drums 2, mixture 2, other 2, vocals 2)"
+    assert distances(1.0) == {"test/one": ("warning", mono)}  # a mono stem is heard on both sides
+
+
+def test_clipping_and_sums_do_not_depend_on_where_blocks_end(tmp_path):
+    """A run at full scale across the border of two blocks is one run; a long one is one, too."""
+    song = tmp_path / "train" / "one"
+    wave = tone(song / "bass", 2 * BLOCK + 10)
+    for start, count in ((BLOCK - 1, 3), (2 * BLOCK - 2, 4), (5000, 1000)):
+        wave[start : start + count, 0] = 1.0
+    song.mkdir(parents=True)
+    soundfile.write(song / "bass.wav", wave, RATE, subtype="PCM_16")
+    soundfile.write(song / "mixture.wav", wave, RATE, subtype="PCM_16")
+    (tmp_path / "valid" / "two").mkdir(parents=True)
+    stems, distance = measure.measure([("bass", song / "bass.wav", 0), ("mixture", song / "mixture.wav", 0)])
+    assert [stem.clipped for stem in stems] == [3, 3] and distance == -np.inf
+    assert stems[0].length == len(wave) and stems[0].digest == stems[1].digest
+
+
+def test_memory_does_not_grow_with_the_song(tmp_path):
+    peaks = []
+    for blocks in (4, 20):
+        song = tmp_path / f"{blocks}"
+        for stem in ("bass", "drums", "mixture"):
+            write(song / f"{stem}.wav", length=blocks * BLOCK)
+        tracemalloc.start()
+        measure.measure([(path.stem, path, 0) for path in song.iterdir()])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
+
+
+def test_command(data, capsys):
+    arguments = ["data", "check", str(data)]
+    assert cli.main(arguments) == 0 and capsys.readouterr().out == "no problems\n"
+    no_valid(data / "test" / "one")
+    assert cli.main(arguments) == 0 and capsys.readouterr().out.endswith("0 errors, 1 warnings\n")
+    truncated(data / "test" / "one")
+    assert cli.main([*arguments, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [(item["severity"], item["path"]) for item in found] == [("error", BASS), ("warning", "valid")]
+    assert all(item["what"] and item["fix"] for item in found)
 
 
 def test_not_a_folder(tmp_path):
@@ -213,18 +324,23 @@ needs_stempeg = pytest.mark.skipif(
 )
 
 
+SONG = "The Easton Ellises - Falcon 69"
+
+
 @needs_stempeg
 def test_the_example_is_the_excerpt_in_all_splits(tmp_path, capsys):
     import av
 
     example.write_example(tmp_path / "a song")
     assert "BY-NC-SA 3.0" in capsys.readouterr().out
-    assert check.check(tmp_path / "a song") == []
+    found = {(problem.severity, problem.path, problem.what) for problem in check.check(tmp_path / "a song")}
+    same = f"the same song as train/{SONG} (a leak: {{}} scores what was trained on)"
+    assert found == {("error", f"{split}/{SONG}", same.format(split)) for split in ("valid", "test")}
     licence = (tmp_path / "a song" / "LICENCE.txt").read_text()
     assert "BY-NC-SA 3.0" in licence and "the same excerpt" in licence and "sum of the four stems" in licence
     names = ["bass.wav", "drums.wav", "other.wav", "vocals.wav"]
     for split in ("train", "valid", "test"):
-        folder = tmp_path / "a song" / split / "The Easton Ellises - Falcon 69"
+        folder = tmp_path / "a song" / split / SONG
         assert sorted(path.name for path in folder.iterdir()) == names
     with av.open(str(example.excerpt())) as container:  # stream 4 holds the vocals
         frames = [frame.to_ndarray() for frame in container.decode(container.streams.audio[4])]

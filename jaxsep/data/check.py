@@ -8,22 +8,20 @@ import collections
 import dataclasses
 import os
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from jaxsep import audio
+from jaxsep.data.measure import Stem, measure
 from jaxsep.data.tracks import MIXTURE, SPLITS, STEM_MP4, SUFFIXES
 from jaxsep.errors import JaxsepError
 
 Severity = Literal["error", "warning"]
 # Beginnings of the names of files that are at home in a root, or beside stems.
 COMPANIONS = ("songs.json", "song.json", "license", "licence", "readme")
-FULL_SCALE = 1 - 1 / 32768
-CLIPPED_RUN = 3  # samples at full scale in a row that no converter gives unclipped
+OFFSET = 0.005  # of full scale
+NEAR = -40.0  # dB: what rounding and dither leave of a mixture is below
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,27 +45,13 @@ class Problem:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stem:
-    """What a whole pass over one stem found; `what` and `fix` are empty for a sound one."""
-
-    name: str
-    path: Path
-    rate: int = 0
-    channels: int = 0
-    length: int = 0
-    silent: bool = False
-    clipped: int = 0
-    what: str = ""
-    fix: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
 class Song:
-    """A track and its stems."""
+    """A track and its stems; `distance` of their sum from the mixture, as `measure` gives it."""
 
     split: str
     path: Path
     stems: tuple[Stem, ...]
+    distance: float | None
 
     @property
     def sound(self) -> list[Stem]:
@@ -89,10 +73,10 @@ def check(root: str | os.PathLike[str]) -> list[Problem]:
     for split in SPLITS:
         for path in _songs(root / split):
             problems += _strays(path)
-            songs.append(Song(split, path, tuple(_measure(_files(path)))))
+            songs.append(Song(split, path, *measure(_files(path))))
     for song in songs:
         problems += _song_problems(song)
-    problems += _set_problems(songs)
+    problems += [*_set_problems(songs), *_copies(songs, root)]
     problems = [dataclasses.replace(p, path=os.path.relpath(p.path, root)) for p in problems]
     return sorted(problems, key=lambda p: (p.severity, p.path))
 
@@ -161,36 +145,6 @@ def _stray(path: Path) -> Problem:
     return Problem("warning", str(path), "not part of a data set, ignored", "move it elsewhere")
 
 
-def _measure(files: Iterable[tuple[str, Path, int]]) -> list[Stem]:
-    """Decodes the stems of a song, in threads: the decoders leave Python's lock."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda file: _decode(*file), files))
-
-
-def _decode(name: str, path: Path, stream: int) -> Stem:
-    length = clipped = 0
-    silent = True
-    try:
-        with audio.open_audio(path, stream) as reader:
-            for block in reader.blocks():
-                length += len(block)
-                silent = silent and not block.any()
-                clipped += _clipped(block)
-            return Stem(name, path, reader.rate, reader.channels, length, silent, clipped)
-    except JaxsepError as error:
-        what, _, fix = str(error).removeprefix(f"{path}: ").partition("; ")
-        return Stem(name, path, what=what, fix=fix or "export or copy it again")
-
-
-def _clipped(block: np.ndarray) -> int:
-    """Samples that begin a run at full scale (a run that spans two blocks may escape)."""
-    full = np.abs(block) >= FULL_SCALE
-    if not full.any():
-        return 0
-    runs = np.lib.stride_tricks.sliding_window_view(full, CLIPPED_RUN, axis=0).all(-1)
-    return int(runs.sum())
-
-
 def _song_problems(song: Song) -> Iterator[Problem]:
     if not song.stems:
         yield Problem("error", str(song.path), "no stems", "add <stem>.wav or <stem>.flac, or remove the folder")
@@ -203,12 +157,26 @@ def _song_problems(song: Song) -> Iterator[Problem]:
                 yield Problem("warning", label, "silent from end to end", "check that it was meant to be")
             else:
                 yield Problem("error", label, "silent from end to end, so no score is defined", "remove the song")
-        elif stem.clipped:
+        if stem.clipped:
             yield Problem("warning", label, f"clipped at {stem.clipped} places", "export it with a lower level")
+        if abs(stem.offset) >= OFFSET:
+            what = f"a DC offset of {stem.offset:+.3f} of full scale"
+            yield Problem("warning", label, what, "export it through a high-pass filter of 20 Hz")
     for what, unit in (("rate", "Hz"), ("length", "samples")):
         if len({getattr(stem, what) for stem in song.sound}) > 1:
             values = ", ".join(f"{stem.name} {getattr(stem, what)}" for stem in song.sound)
             yield Problem("error", str(song.path), f"stems differ in {what} ({values} {unit})", "export them alike")
+    if song.distance is not None and song.distance >= NEAR:
+        yield Problem(
+            "warning",
+            str(song.path),
+            f"the sum of the stems is {song.distance:.1f} dB from {MIXTURE}",
+            "export stems and mixture without effects on their sum, or use the sum (data.mixture=sum, the default)",
+        )
+    for same in _heard(song).values():
+        if len(same) > 1:
+            what = f"{' and '.join(same)} hold the same sound"
+            yield Problem("error", str(song.path), what, f"export {' and '.join(same)} again")
     channels = {stem.channels for stem in song.sound}
     if len(channels) > 1:
         values = ", ".join(f"{stem.name} {stem.channels}" for stem in song.sound)
@@ -224,7 +192,8 @@ def _set_problems(songs: Sequence[Song]) -> Iterator[Problem]:
         for name in names if there else ():
             if name not in there:
                 severity: Severity = "warning" if name == MIXTURE else "error"
-                yield Problem(severity, str(song.path), f"no stem {name!r}, which other songs have", f"add {name}.wav")
+                fix = f"add {name}.wav" if name == MIXTURE else f"add {name}.wav, or train with data.missing=silence"
+                yield Problem(severity, str(song.path), f"no stem {name!r}, which other songs have", fix)
     for what, unit, fix in (("rate", " Hz", "resample it"), ("channels", " channels", "check that it was meant to be")):
         values = {
             song.path: statistics.mode(getattr(stem, what) for stem in song.sound) for song in songs if song.sound
@@ -233,3 +202,34 @@ def _set_problems(songs: Sequence[Song]) -> Iterator[Problem]:
         for path, value in values.items():
             if value != usual:
                 yield Problem("warning", str(path), f"{value}{unit}, most songs have {usual}", fix)
+
+
+def _heard(song: Song) -> dict[str, list[str]]:
+    """Digest -> names, of the stems that are not silent."""
+    found: dict[str, list[str]] = {}
+    for stem in song.sound:
+        if not stem.silent and stem.name != MIXTURE:
+            found.setdefault(stem.digest, []).append(stem.name)
+    return found
+
+
+def _copies(songs: Sequence[Song], root: Path) -> Iterator[Problem]:
+    """Songs that hold the same samples as one before them, under any name and in any format."""
+    owners: dict[str, Song] = {}
+    for song in songs:
+        heard = _heard(song)
+        same = {digest: owners[digest] for digest in heard if digest in owners}
+        for digest in heard:
+            owners.setdefault(digest, song)
+        if not same:
+            continue
+        other = statistics.mode(owner.path for owner in same.values())
+        split = next(owner.split for owner in same.values() if owner.path == other)
+        names = sorted(name for digest in same if same[digest].path == other for name in heard[digest])
+        shared = "the same song as" if len(same) == len(heard) else f"the same {' and '.join(names)} as"
+        where = os.path.relpath(other, root)
+        if split == song.split:
+            yield Problem("warning", str(song.path), f"{shared} {where}", "remove one of them")
+        else:
+            leak = f"a leak: {song.split} scores what was trained on" if split == "train" else "it is scored twice"
+            yield Problem("error", str(song.path), f"{shared} {where} ({leak})", "remove one of them")
