@@ -60,6 +60,17 @@ again what failed.
 Exit status: 0 all songs listened to, 1 some failed, 2 nothing was started.
 """
 
+BUILD = """\
+Makes a data set for data.source="built": records of one song, stem and second in ArrayRecord files, which TensorFlow
+Datasets can read, too. Songs are written by all cores, or by Apache Beam on machines that all see ROOT and DIR.
+
+ROOT holds train, valid and test: MUSDB18's .stem.mp4 files for musdb18, <song>/<stem>.wav (or .flac) for musdb18_hq and
+stem_folder; without valid, MUSDB18's 14 validation songs are taken out of train. What is written is compared with its
+source bit for bit. The same command goes on where it was stopped, and writes songs anew whose files have changed.
+
+Exit status: 0 the set is complete, 1 some songs failed, 2 nothing was started.
+"""
+
 SCORE = """\
 Scores <track>/<stem>.wav (or .flac) in ESTIMATES against files of the same names in REFERENCES.
 
@@ -127,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("folder", metavar="DIR", type=Path)
     _add_json(check)
 
+    _add_build(rooms)
     _add_detector(rooms)
     _add_mine(rooms)
 
@@ -305,6 +317,37 @@ def _add_render(rooms: Any) -> None:
     add("--soundfont", required=True, metavar="F.sf2", type=Path, help="the instruments")
     add("-o", "--out", required=True, metavar="DIR", type=Path, help="the data set")
     add("--jobs", type=_jobs, metavar="N", help="songs at a time; default: one per core")
+
+
+def _add_build(rooms: Any) -> None:
+    parser = _add(
+        rooms,
+        "build",
+        _build,
+        "make records of songs for fast, random reading",
+        description=BUILD,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("name", metavar="NAME", help="musdb18, musdb18_hq or stem_folder")
+    add("--root", required=True, metavar="ROOT", type=Path, help="the songs")
+    add("-o", "--out", required=True, metavar="DIR", type=Path, help="gets NAME/VERSION/")
+    add("--stems", default="", metavar="A,B", help="only these; default: all")
+    add("--codec", choices=("pcm", "flac"), default="pcm", help="pcm: faster; flac: smaller; default: pcm")
+    add(
+        "--decoder",
+        choices=("pyav", "ffmpeg"),
+        default="pyav",
+        help="of .stem.mp4 files; ffmpeg: the binary, for the very samples of the package musdb; default: pyav",
+    )
+    add("--verify", action="store_true", help="compare the songs that are there with their sources again")
+    add(
+        "--beam",
+        nargs="+",
+        default=[],
+        metavar=("RUNNER", "OPTION=VALUE"),
+        help="write by Apache Beam: DirectRunner, FlinkRunner, ..., and options of the pipeline",
+    )
 
 
 def _add_detector(rooms: Any) -> None:
@@ -609,6 +652,29 @@ def _render(args: argparse.Namespace) -> int:
     )
     print(f"{render.summary(outcomes)}\n\nWritten to {args.out}")
     return 1 if any(outcome.failed for outcome in outcomes) else 0
+
+
+def _build(args: argparse.Namespace) -> int:
+    from jaxsep.data.built import build
+
+    def report(done: int, count: int, song: str, why: str | None) -> None:
+        print(f"{done}/{count} {song}{f': FAILED: {why}' if why else ''}", file=sys.stderr, flush=True)
+
+    outcome = build.build(
+        args.name,
+        args.root,
+        args.out,
+        stems=args.stems,
+        codec=args.codec,
+        decoder=args.decoder,
+        verify=args.verify,
+        run=build.by_beam(args.beam[0], args.beam[1:]) if args.beam else build.in_processes,
+        report=report,
+    )
+    for song, why in outcome.failed.items():
+        print(f"jaxsep: error: {song}: {why}", file=sys.stderr)
+    print(f"{outcome.folder}: {outcome.written} songs written, {outcome.kept} kept, {len(outcome.failed)} failed")
+    return 1 if outcome.failed else 0
 
 
 def _detector(args: argparse.Namespace) -> int:

@@ -61,7 +61,7 @@ def defaults() -> Config:
                 "pit": False,  # losses on waves: under each example's best order of the estimates
             },
             "data": {
-                "source": "folder",  # builtin | folder | musdb18 | slakh2100 | moisesdb | medleydb
+                "source": "folder",  # builtin | folder | musdb18 | built | slakh2100 | moisesdb | medleydb
                 "root": "",
                 "stems": "vocals,drums,bass,other",
                 # "instrument=stem", beside the table of the source; "instrument=" leaves it out: jaxsep/data/layouts.py

@@ -12,6 +12,8 @@ import numpy as np
 
 from jaxsep.audio import containers, sndfile
 from jaxsep.audio.containers import STEMS, AvReader, read_stems
+from jaxsep.audio.ffmpeg import decode_ffmpeg
+from jaxsep.audio.flac import decode_flac, encode_flac
 from jaxsep.audio.reader import AudioReader, Dtype, PathLike, Samples
 from jaxsep.audio.resampling import Resampler, resample, resampled_length
 from jaxsep.audio.sndfile import SndReader
@@ -27,6 +29,9 @@ __all__ = [
     "JaxsepError",
     "Resampler",
     "check_writer",
+    "decode_ffmpeg",
+    "decode_flac",
+    "encode_flac",
     "open_audio",
     "open_writer",
     "read",

@@ -80,7 +80,7 @@ class Track:
         return np.stack([to_float(self.read(stem, 0, self.length)) for stem in stems])
 
 
-Songs = tuple[Callable[[Path], "Track"], dict[str, Path]]  # what opens a song, and the songs by name
+Songs = tuple[Callable[[Any], "Track"], dict[str, Any]]  # what opens a song, and the songs by name
 
 
 def open_tracks(
@@ -183,15 +183,28 @@ def _open_folder(folder: Path, split: str, parts: _Parts) -> Track:
             if path.stem in files:
                 raise JaxsepError(f"{folder}: both {files[path.stem].name} and {path.name}; keep one of them")
             files[path.stem] = path
+    hint = f"found {', '.join(sorted(files)) or 'no .wav or .flac'}; list every problem with `jaxsep data check`"
+    return _sorted(folder, folder.name, split, files, open_reader, parts, hint)
+
+
+def _sorted(
+    song: Path,
+    name: str,
+    split: str,
+    files: Mapping[str, Any],
+    opener: Callable[[Any], Reader],
+    parts: _Parts,
+    hint: str,
+) -> Track:
+    """A song of the files that its stems take; the others stay closed."""
     found: dict[str, list[Reader]] = {}
     for instrument in sorted(files, key=lambda name: (name not in parts.stems, name)):
         if stem := parts.stem(instrument):
-            found.setdefault(stem, []).append(open_reader(files[instrument]))
+            found.setdefault(stem, []).append(opener(files[instrument]))
     readers = [reader for stem in parts.stems for reader in found.get(stem, [])]
     _alike(readers, "rate", "length")
-    hint = f"found {', '.join(sorted(files)) or 'no .wav or .flac'}; list every problem with `jaxsep data check`"
-    stems = parts.readers(folder, found, readers[0].length if readers else 0, hint)
-    return _track(folder.name, split, stems | ({MIXTURE: open_reader(files[MIXTURE])} if MIXTURE in files else {}))
+    stems = parts.readers(song, found, readers[0].length if readers else 0, hint)
+    return _track(name, split, stems | ({MIXTURE: opener(files[MIXTURE])} if MIXTURE in files else {}))
 
 
 def _many(name: str) -> Callable[[Any, str, str | Path | None], Songs]:
@@ -259,11 +272,35 @@ def _open_stem_mp4(path: Path, split: str, streams: Mapping[str, int]) -> Track:
     return _track(path.name.removesuffix(STEM_MP4), split, readers)
 
 
-SOURCES = {"builtin": _builtin, "folder": _folder, "musdb18": _musdb18, **{name: _many(name) for name in LAYOUTS}}
+def _built(data: Any, split: str, workdir: str | Path | None) -> Songs:
+    from jaxsep.data.built import store
+
+    folder = store.find_set(_root(data))
+    songs = {song["name"]: song for song in store.load_index(folder)["songs"] if song["split"] == split}
+    if not songs:
+        raise JaxsepError(f"{folder}: no songs in the split {split!r}; it was built of a data set without one")
+    return functools.partial(_open_built, folder=folder, split=split, parts=_Parts.of(data)), songs
+
+
+def _open_built(song: Mapping[str, Any], folder: Path, split: str, parts: _Parts) -> Track:
+    from jaxsep.data.built import store
+
+    opener = functools.partial(store.open_stem, folder, song)
+    hint = f"the song {song['name']!r} has {', '.join(song['stems'])}"
+    return _sorted(folder, song["name"], split, {stem: stem for stem in song["stems"]}, opener, parts, hint)
+
+
+SOURCES = {
+    "builtin": _builtin,
+    "folder": _folder,
+    "musdb18": _musdb18,
+    "built": _built,
+    **{name: _many(name) for name in LAYOUTS},
+}
 
 
 def _open_all(
-    opener: Callable[[Path], Track], paths: Mapping[str, Path], refused: Callable[[str, JaxsepError], None] | None
+    opener: Callable[[Any], Track], paths: Mapping[str, Any], refused: Callable[[str, JaxsepError], None] | None
 ) -> list[Track]:
     names = sorted(paths)
     tracks = []

@@ -1,0 +1,1 @@
+"""TFDS builder `musdb18_hq`."""

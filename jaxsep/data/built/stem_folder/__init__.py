@@ -1,0 +1,1 @@
+"""TFDS builder `stem_folder`."""
