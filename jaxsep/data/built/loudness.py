@@ -27,23 +27,24 @@ def loudness(samples: np.ndarray, rate: int) -> Float64[np.ndarray, " seconds"]:
         return -0.691 + 10 * np.log10(power)
 
 
-def k_filter(rate: int) -> tuple[tuple[list[float], list[float]], tuple[list[float], list[float]]]:
-    """Shelf and high-pass as (numerator, denominator).
+def k_filter(rate: int) -> list[tuple[list[float], list[float]]]:
+    """Shelf and high-pass as (numerator, denominator); only the latter at rates that hold no sound above the shelf.
 
     The standard tabulates them for 48 kHz only. These are the analogue filters behind its tables, by the bilinear
     transform for any rate; at 48 kHz they give the tables' figures.
     """
-    tangent = math.tan(math.pi * 1681.974450955533 / rate)
-    high, quality = 10 ** (3.999843853973347 / 20), 0.7071752369554196
-    middle = high**0.4996667741545416
+    filters = []
+    frequency, quality = 1681.974450955533, 0.7071752369554196
+    if frequency < rate / 2:
+        tangent, high = math.tan(math.pi * frequency / rate), 10 ** (3.999843853973347 / 20)
+        middle, square = high**0.4996667741545416 * tangent / quality, tangent**2
+        scale = 1 + tangent / quality + square
+        shelf = [(high + middle + square) / scale, 2 * (square - high) / scale, (high - middle + square) / scale]
+        filters.append((shelf, _poles(tangent, quality)))
+    filters.append(([1.0, -2.0, 1.0], _poles(math.tan(math.pi * 38.13547087602444 / rate), 0.5003270373238773)))
+    return filters
+
+
+def _poles(tangent: float, quality: float) -> list[float]:
     scale = 1 + tangent / quality + tangent**2
-    shelf = [
-        (high + middle * tangent / quality + tangent**2) / scale,
-        2 * (tangent**2 - high) / scale,
-        (high - middle * tangent / quality + tangent**2) / scale,
-    ]
-    shelf_poles = [1.0, 2 * (tangent**2 - 1) / scale, (1 - tangent / quality + tangent**2) / scale]
-    tangent, quality = math.tan(math.pi * 38.13547087602444 / rate), 0.5003270373238773
-    scale = 1 + tangent / quality + tangent**2
-    pass_poles = [1.0, 2 * (tangent**2 - 1) / scale, (1 - tangent / quality + tangent**2) / scale]
-    return (shelf, shelf_poles), ([1.0, -2.0, 1.0], pass_poles)
+    return [1.0, 2 * (tangent**2 - 1) / scale, (1 - tangent / quality + tangent**2) / scale]
