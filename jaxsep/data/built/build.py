@@ -312,7 +312,6 @@ def _decoded(track: Track, decoder: str) -> Track:
     if decoder == "pyav":
         return track
 
-
     def other(reader: Reader) -> Reader:
         return WholeDecoder(**{field.name: getattr(reader, field.name) for field in dataclasses.fields(Reader)})
 
