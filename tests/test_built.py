@@ -75,6 +75,7 @@ def songs(tmp_path_factory) -> Path:
     for number, (name, kind) in enumerate(KINDS.items()):
         song(root / "train" / name, (4321, 3000, 2999, 3001)[number], number, kind)
     song(root / "valid" / "d", 2500, 8)
+    (root / "valid" / ".DS_Store").write_bytes(b"")
     song(root / "test" / "e", 1, 9)
     return root
 

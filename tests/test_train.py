@@ -20,6 +20,7 @@ import soundfile
 from jaxsep import integrity, log, optim, separator, training
 from jaxsep.checkpoint import Checkpoints, load_variables
 from jaxsep.config import run_config
+from jaxsep.data.built import build
 
 ROOT = Path(__file__).parent.parent
 RATE = 8000
@@ -182,6 +183,17 @@ def test_killed_runs_end_like_one_that_was_not(songs, environment, tmp_path):
     rates = {record["learning_rate"] for record in timeless(whole) if record["kind"] == "train"}
     assert len(rates) > 1, "the plateau rule should have had its turn"
     assert len(json.loads((killed / "run.json").read_text())["resumed"]) >= 3
+
+
+def test_a_built_set_trains_like_the_folder_that_it_is_made_of(songs, environment, tmp_path):
+    built = build.build("stem_folder", songs, tmp_path / "built", run=lambda jobs: map(build.attempt, jobs))
+    runs = {"folder": songs, "built": built.folder}
+    for source, root in runs.items():
+        changes = {"data__source": source, "steps": 8, "log_every": 2, "eval_every": 4, "save_every": 4}
+        finish(command(root, tmp_path / source, **changes), environment, tmp_path / source)
+    assert timeless(tmp_path / "built") == timeless(tmp_path / "folder")
+    (step, expected, meta), found = arrays(tmp_path / "folder"), arrays(tmp_path / "built")
+    assert found == (step, expected, meta) and step == 8
 
 
 @pytest.mark.full

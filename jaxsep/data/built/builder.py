@@ -1,5 +1,6 @@
 """What the TFDS builders share: the features of a record, and where songs come from."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -12,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from jaxsep.config import defaults
 from jaxsep.data.built.examples import examples, stem_names
+from jaxsep.data.layouts import visible
 from jaxsep.data.tracks import MIXTURE, SPLITS, SUFFIXES, Track, open_tracks
 from jaxsep.errors import JaxsepError
 
@@ -119,17 +121,15 @@ class SongBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         data.missing = "refuse" if cls.STEMS else "silence"  # training on the set says whether stems may be missing
         found: dict[str, list[Track]] = {}
         failures: dict[str, JaxsepError] = {}
+        own: dict[str, JaxsepError]
         for split in SPLITS:
-            known_by_name = split == "valid" and "train" in found
-            if not (root / split).is_dir() and not known_by_name:
-                continue
-            own: dict[str, JaxsepError] = {}
-            try:
-                found[split] = open_tracks(data, split, None, own.__setitem__)
-            except JaxsepError:
-                if (root / split).is_dir():
-                    raise
-                continue  # of songs that are not MUSDB18's, all in train are for training
+            folder, own = root / split, {}
+            if folder.is_dir():
+                if visible(folder):
+                    found[split] = open_tracks(data, split, None, own.__setitem__)
+            elif split == "valid" and "train" in found:
+                with contextlib.suppress(JaxsepError):  # of songs that are not MUSDB18's none is for validation
+                    found[split] = open_tracks(data, split, None, own.__setitem__)
             failures |= {f"{split}/{song}": error for song, error in own.items()}
         return found, failures
 
