@@ -13,7 +13,13 @@ from jaxsep import __version__
 
 # extra -> (package, module) that it brings
 EXTRAS = {
-    "train": {"tensorflow": "tensorflow", "tensorflow-datasets": "tensorflow_datasets", "musdb": "musdb"},
+    "train": {
+        "tensorflow": "tensorflow",
+        "tensorflow-datasets": "tensorflow_datasets",
+        "array-record": "array_record",
+        "musdb": "musdb",
+    },
+    "beam": {"apache-beam": "apache_beam"},
     "eval": {"museval": "museval", "stempeg": "stempeg", "matplotlib": "matplotlib"},
     "dev": {"pytest": "pytest", "ruff": "ruff", "beartype": "beartype"},
     "midi": {"mido": "mido"},

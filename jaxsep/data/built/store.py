@@ -72,7 +72,7 @@ def read_records(path: Path, numbers: Sequence[int]) -> list[bytes]:
         from array_record.python.array_record_module import ArrayRecordReader
     except ImportError:
         raise JaxsepError(
-            "data.source='built' needs the package array-record (Linux only): `pip install 'jaxsep[train]'`"
+            "data.source='built' needs the package array-record (Linux, Apple silicon): `pip install 'jaxsep[train]'`"
         ) from None
     try:
         reader = ArrayRecordReader(str(path), OPTIONS, file_reader_buffer_size=BUFFER)
