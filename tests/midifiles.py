@@ -37,7 +37,7 @@ for message in file:
             span = slice(round(first * 44100), round(now * 44100))
             time = np.arange(span.stop - span.start)
             tone = np.sin(2 * np.pi * 440 * 2 ** ((message.note - 69) / 12) * time / 44100)
-            sound[span] += (velocity / 127 * (1 + program / 128) * tone)[:, None].astype(np.float32)
+            sound[span] += (velocity / 127 * (1 + program / 128) * (tone + {offset}))[:, None].astype(np.float32)
         if message.type == "note_on" and message.velocity:
             begun[key] = now, message.velocity, programs.get(message.channel, 0)
 if "{mute}" not in midi or not "{mute}":
@@ -84,11 +84,14 @@ def part(channel, program, keys, beats, seconds=24.0, port=None):
     return messages
 
 
-def fluidsynth(folder, mute=""):
-    """Puts the program into a folder for the PATH; of files with `mute` in their names it makes none."""
+def fluidsynth(folder, mute="", offset=0.0):
+    """Puts the program into a folder for the PATH; of files with `mute` in their names it makes none.
+
+    Every note has an offset, in amplitudes of its sine.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     program = Path(folder) / "fluidsynth"
-    program.write_text(FLUIDSYNTH.format(python=sys.executable, mute=mute))
+    program.write_text(FLUIDSYNTH.format(python=sys.executable, mute=mute, offset=offset))
     program.chmod(0o755)
     return folder
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
+import scipy.signal
 from jaxtyping import Float32
 
 from jaxsep import audio
@@ -27,6 +28,9 @@ NEEDED = ("drums", "bass", "other")  # of every song; its vocals may be silent
 SHORTEST = 20.0  # seconds
 TAIL = 2.0  # seconds after the last event
 RATE, FULL_SCALE, PEAK = 44100, 32768, 0.95
+HIGH_PASS = np.asarray(
+    scipy.signal.butter(2, 20, "highpass", fs=RATE, output="sos")
+)  # SoundFonts hold samples with an offset
 # Of the songs that have all stems, so that every score is defined; the rest is for training.
 TEST, VALID = 0.22, 0.12
 INSTALL = "install it (Debian: apt install fluidsynth; macOS: brew install fluid-synth)"
@@ -249,7 +253,7 @@ def _play(score: midi.Score, parts: Sequence[midi.Part], stem: str, folder: Path
 
 
 def _blocks(units: Mapping[str, Sequence[Path]], length: int) -> Iterator[dict[str, Float32[np.ndarray, "t c"]]]:
-    """All stems in step, cut where the song ends: FluidSynth goes on until the last voice is silent.
+    """All stems in step, without offsets, cut where the song ends: FluidSynth goes on until the last voice is silent.
 
     Raises:
         JaxsepError: FluidSynth ended before the song.
@@ -260,10 +264,15 @@ def _blocks(units: Mapping[str, Sequence[Path]], length: int) -> Iterator[dict[s
             if reader.length is None or reader.length < length:
                 raise reader.truncated(length, reader.length or 0)
         streams = {stem: [reader.blocks() for reader in those] for stem, those in readers.items()}
+        states = {stem: np.zeros((len(HIGH_PASS), 2, 2)) for stem in units}
         for start in range(0, length, BLOCK):
             count = min(BLOCK, length - start)
-            silence = np.zeros((count, 2), np.float32)
-            yield {stem: sum((next(wave)[:count] for wave in those), silence) for stem, those in streams.items()}
+            block = {}
+            for stem, those in streams.items():
+                sound = sum((next(wave)[:count] for wave in those), np.zeros((count, 2), np.float32))
+                filtered, states[stem] = scipy.signal.sosfilt(HIGH_PASS, sound, axis=0, zi=states[stem])
+                block[stem] = filtered.astype(np.float32)
+            yield block
 
 
 def _peaks(units: Mapping[str, Sequence[Path]], length: int) -> dict[str, float]:
