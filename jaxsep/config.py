@@ -88,6 +88,21 @@ def defaults() -> Config:
                     "odds": 0.25,  # that an example is weak
                     "weight": 1.0,  # lambda, of the loss on the sum of the sources that are not known
                 },
+                # beyond remix, gain, swap, sign and shift; the papers' values are in jaxsep/data/presets.py
+                "augment": {
+                    "gain_db": (0.0, 0.0),  # of each stem, in decibels
+                    "loudness_db": (0.0, 0.0),  # of all stems alike
+                    "odds": 1.0,  # that pitch and tempo are changed as the next three keys say
+                    "pitch": (),  # a law and its two values: jaxsep/data/changes.py; () = unchanged
+                    "tempo": (),
+                    "repitch": (),  # both alike, by resampling
+                    "filter_odds": 0.0,  # that a Gaussian of this middle and width, in Hz, is taken out of the spectrum
+                    "filter_middle": (0.0, 4410.0),
+                    "filter_width": (500.0, 1000.0),
+                    "together": True,  # pitch, tempo and filter of a song's stems are one draw
+                    "blend": 0.0,  # odds that a stem is the sum of two clips of its kind
+                    "hook": "",  # package.module:function, the one place where a config names code: docs/data.md
+                },
                 "songs": {"train": 24, "valid": 4, "test": 6, "seconds": 30.0, "seed": 0},  # builtin only
             },
             "optim": {
@@ -144,6 +159,7 @@ def study(config: Config, bins: int = 1536) -> None:
     config.sample_rate, config.channels, config.precision = 44100, 1, "bfloat16"
     config.front.update(frame=4096, hop=1024, bins=bins)
     config.data.update(remix="stem", gain=(0.25, 1.25), swap=0.5, batch_size=4, resample=False)
+    config.data.augment = defaults().data.augment
     config.optim.update(name="adam", learning_rate=1e-3, b1=0.9, b2=0.999, eps=1e-4, weight_decay=0.0, accumulate=2)
     config.optim.schedule.update(defaults().optim.schedule)
     config.optim.schedule.update(name="milestones", every=50 * 1000)
@@ -340,6 +356,6 @@ def _completed(config: dict[str, Any], values: Mapping[str, Any]) -> dict[str, A
     for key, value in values.items():
         if key not in config:
             config[key] = value
-        elif key in ("data", "inference", "loss", "optim"):
+        elif key in ("augment", "data", "inference", "loss", "optim"):
             _completed(config[key], value)
     return config

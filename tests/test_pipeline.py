@@ -13,6 +13,7 @@ import soxr
 from ml_collections import ConfigDict
 from scipy import stats
 
+from jaxsep.config import defaults
 from jaxsep.data import augment, levels
 from jaxsep.data.augment import tf
 from jaxsep.data.pipeline import Crops, Window, batches
@@ -54,7 +55,7 @@ def songs(tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("songs"))
 
 
-def config(root: Path, seed=7, sample_rate=44100, channels=2, **data) -> ConfigDict:
+def config(root: Path, seed=7, sample_rate=44100, channels=2, augment=None, **data) -> ConfigDict:
     block = {
         "source": "folder",
         "root": str(root),
@@ -73,6 +74,7 @@ def config(root: Path, seed=7, sample_rate=44100, channels=2, **data) -> ConfigD
         "conditions": "",
         "resample": False,
         "unlabeled": {"root": "", "odds": 0.25, "weight": 1.0},
+        "augment": defaults().data.augment.to_dict() | (augment or {}),
     }
     values = {"seed": seed, "sample_rate": sample_rate, "channels": channels, "data": block | data}
     return ConfigDict(values).lock()

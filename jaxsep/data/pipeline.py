@@ -15,12 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.fft
 import soxr
-from jaxtyping import Float32, Int16
+from jaxtyping import Float32, Int16, Int64
 
 from jaxsep.config import choose, parse_stems
-from jaxsep.data import augment
+from jaxsep.data import augment, vocoder, warps
 from jaxsep.data.augment import tf
+from jaxsep.data.changes import Changer, Changes
 from jaxsep.data.conditions import KINDS, conditions
 from jaxsep.data.levels import Levels
 from jaxsep.data.plan import Plan, Planner
@@ -82,18 +84,21 @@ class Crops:
     ):
         data = config.data
         self.sources, self.conditions = sources, data.conditions
+        self.stems, self.rate, self.segment = parse_stems(data.stems), config.sample_rate, data.segment
+        self.changer = Changer(config.seed, data.augment, self.stems, config.sample_rate)
+        self.hook = augment.load_hook(data.augment.hook) if data.augment.hook else None
+        self.margin, self.lead, longest = _reach(self.changer, data.segment)
         self.clips = None
         if data.unlabeled.root:
-            self.clips = Clips(sources, config, lambda rate: Window(rate, config.sample_rate, data.segment).span)
+            self.clips = Clips(sources, config, lambda rate: Window(rate, config.sample_rate, longest).span)
         self.labelled, self.tracks = len(tracks), [*tracks, *(self.clips.tracks if self.clips else ())]
         self.levels = levels
         if levels is not None and self.clips:
             self.levels = Levels(*map(np.concatenate, zip(levels, self.clips.levels, strict=True)))
-        self.stems = parse_stems(data.stems)
         self.original = data.mixture == "original"
-        self.rows = (*self.stems, MIXTURE) if self.original else self.stems
-        self.segment, self.channels = data.segment, config.channels
-        self.windows = [Window(track.rate, config.sample_rate, data.segment) for track in self.tracks]
+        self.rows = (*self.stems * self.changer.clips, *([MIXTURE] if self.original else []))
+        self.channels = config.channels
+        self.windows = [Window(track.rate, config.sample_rate, longest) for track in self.tracks]
         self.width = max(config.channels, *(track.channels for track in self.tracks))
         _check(self, config)
         same_rate = all(window.margin == 0 for window in self.windows)
@@ -114,6 +119,7 @@ class Crops:
             shift=shift,
             first=-pad,
         )
+        self.second = dataclasses.replace(self.planner, clip=1) if self.changer.clips > 1 else None
         _check_lengths(self, config)
 
     @property
@@ -123,56 +129,100 @@ class Crops:
             return {"targets": (1, len(self.sources))}
         return {"known": (len(self.sources),)} if self.clips else {}
 
+    @property
+    def core(self) -> int:
+        """Samples of a row before it is filtered."""
+        return self.segment + 2 * self.margin
+
     def plan(self, number: int) -> tuple[Plan, Float32[np.ndarray, "..."] | None]:
-        """What the example is made of, and its mark, where there are some."""
+        """What the example is made of, a column per row of stems, and its mark, where there are some."""
         if self.conditions:
             drawn = conditions(self.conditions, self.planner.seed, [number], self.sources, self.stems)
-            return self.planner([number], drawn.apart), drawn.targets[0]
-        plan = self.planner([number])
-        return self.clips.place(plan, number, self.labelled) if self.clips else (plan, None)
+            plan, mark = self.planner([number], drawn.apart), drawn.targets[0]
+        else:
+            plan, mark = self.planner([number]), None
+        if self.second:
+            pairs = zip(dataclasses.astuple(plan), dataclasses.astuple(self.second([number])), strict=True)
+            plan = Plan(*(np.concatenate(pair, axis=1) for pair in pairs))
+        return self.clips.place(plan, number, self.labelled) if self.clips else (plan, mark)
 
-    def read(self, plan: Plan) -> Int16[np.ndarray, "k t c"] | Float32[np.ndarray, "k t c"]:
-        """The stored samples of the plan's only example, one row per stem; the original mixture comes last.
+    def counts(self, changes: Changes) -> Int64[np.ndarray, " r"]:
+        """How many samples each row is read of, at the rate of the model."""
+        counts = np.full(len(self.rows), self.lead + self.core)
+        for row, (warp, heard) in enumerate(zip(changes.warp, changes.heard, strict=True)):
+            if warp[0]:
+                counts[row] = self.lead + warps.Warp(*map(int, warp)).after(self.core)
+            counts[row] *= heard
+        return counts
+
+    def read(
+        self, plan: Plan, counts: Int64[np.ndarray, " r"]
+    ) -> Int16[np.ndarray, "t c"] | Float32[np.ndarray, "t c"]:
+        """The stored samples of the plan's only example, one row behind the other; the original mixture comes last.
 
         Raises:
             JaxsepError: a file that cannot be read, by name.
         """
-        samples = np.empty((len(self.rows), self.segment, self.width), self.dtype)
-        for index, row in enumerate(self.rows):
-            column = index % len(self.stems)  # the mixture lies where every stem lies
+        samples = np.empty((counts.sum(), self.width), self.dtype)
+        ends = np.cumsum(counts)
+        for index, (row, count, end) in enumerate(zip(self.rows, counts, ends, strict=True)):
+            if not count:
+                continue
+            column = index % plan.track.shape[1]  # the mixture lies where every stem lies
             track, start = plan.track[0, column], plan.start[0, column]
-            window = self.windows[track]
+            window = dataclasses.replace(self.windows[track], segment=int(count))
             stored = window.cut(_read_padded(self.tracks[track], row, int(start), window.span))
-            samples[index] = stored if self.dtype == np.int16 else to_float(stored)
+            samples[end - count : end] = stored if self.dtype == np.int16 else to_float(stored)
         return samples
 
-    def level(self, plan: Plan) -> tuple[Float32[np.ndarray, " k"], Float32[np.ndarray, " k"]]:
-        """Factor and offset of each row that `read` returns: the plan's gains, on standardised songs if so asked."""
-        gain = np.where(plan.sign, -plan.gain, plan.gain)[0]
+    def level(self, plan: Plan, changes: Changes) -> tuple[Float32[np.ndarray, " r"], Float32[np.ndarray, " r"]]:
+        """Factor and offset of each row that `read` returns: the gains, on standardised songs if so asked."""
+        gain = (np.where(plan.sign, -plan.gain, plan.gain) * (changes.factor * changes.heard))[0]
         if self.original:
             gain = np.append(gain, np.float32(1))
         if self.levels is None:
             return gain, np.zeros_like(gain)
-        track = plan.track[0, np.arange(len(gain)) % len(self.stems)]
+        track = plan.track[0, np.arange(len(gain)) % plan.track.shape[1]]
         factor = gain / self.levels.std[track]
         return factor.astype(np.float32), (-factor * self.levels.mean[track]).astype(np.float32)
 
     def describe(self, number: int) -> str:
         """Says of which songs a sample is made, from where, and how they are changed."""
         plan, mark = self.plan(number)
+        changes = self.changer(number, plan)
         parts = []
-        for index, stem in enumerate(self.stems):
+        for index, stem in enumerate(self.stems * self.changer.clips):
+            if not changes.heard[index]:
+                continue
             track = plan.track[0, index]
             window = self.windows[track]
-            seconds = (plan.start[0, index] + window.margin) / window.rate
-            sign, swap = "-" if plan.sign[0, index] else "", ", swapped" if plan.swap[0, index] else ""
-            name = self.tracks[track].name
-            parts.append(f"{stem} {name!r} at {seconds:.2f} s (gain {sign}{plan.gain[0, index]:.2f}{swap})")
+            seconds = (plan.start[0, index] + window.margin) / window.rate + self.lead / self.rate
+            sign, gain = "-" if plan.sign[0, index] else "", plan.gain[0, index] * changes.factor[index]
+            done = [f"gain {sign}{gain:.2f}", *(["swapped"] if plan.swap[0, index] else []), *changes.describe(index)]
+            parts.append(f"{stem} {self.tracks[track].name!r} at {seconds:.2f} s ({', '.join(done)})")
         if self.conditions and mark is not None:
             weights = zip(mark[0], self.sources, strict=True)
             asked = " + ".join(f"{weight:.2f} {source}" for weight, source in weights if weight)
             parts.append(f"asked for {asked or 'nothing'}")
         return "; ".join(parts)
+
+
+def _reach(changer: Changer, segment: int) -> tuple[int, int, int]:
+    """What changes need beyond a segment.
+
+    Returns:
+        Samples around it that the filter cuts off at either end, samples that all rows are read of before that, and
+        how many are read of the longest row.
+    """
+    margin = 0
+    if changer.filters:  # a Gaussian's response falls to 1e-8 in six of its deviations
+        reach = math.ceil(6 * changer.rate / (2 * math.pi * changer.augment.filter_width[0]))
+        margin = (scipy.fft.next_fast_len(segment + 2 * reach, real=True) - segment + 1) // 2
+    core = segment + 2 * margin
+    if not changer.warps:
+        return margin, 0, core
+    lead, after = warps.margins(changer.pitch, changer.tempo, changer.rate, core)
+    return margin, lead, lead + max(after, core)
 
 
 def _read_padded(track: Track, row: str, start: int, count: int) -> np.ndarray:
@@ -187,8 +237,8 @@ def _check_lengths(crops: Crops, config: Any) -> None:
         if positions < 1:
             raise JaxsepError(
                 f"track {track.name!r}: {track.length} samples, shorter than the {track.length - positions + 1} that "
-                f"data.segment={config.data.segment} needs with data.shift={config.data.shift}; remove the song or set "
-                "a shorter segment"
+                f"data.segment={config.data.segment} needs with data.shift={config.data.shift}"
+                f"{' and data.augment' if crops.changer.active else ''}; remove the song or set a shorter segment"
             )
 
 
@@ -214,13 +264,16 @@ def _check(crops: Crops, config: Any) -> None:
         raise JaxsepError(f"data.mixture={data.mixture!r} is unknown, expected 'sum' or 'original'")
     if crops.conditions:
         choose(KINDS, crops.conditions, "data.conditions")
+    if crops.clips and crops.changer.clips > 1:
+        raise JaxsepError(f"data.augment.blend={data.augment.blend} does not go with data.unlabeled; set it to 0")
     if not crops.original:
         return
-    exchanged = data.remix != "none" or crops.conditions == "cunet"
+    exchanged = data.remix != "none" or crops.conditions == "cunet" or crops.changer.active
     if exchanged or tuple(data.gain) != (1, 1) or data.swap or data.sign or data.shift:
         raise JaxsepError(
             "data.mixture='original' is no longer the sum of changed stems: it needs data.remix='none', "
-            "data.gain=(1, 1), data.swap=0, data.sign=0 and data.shift=0, and no data.conditions='cunet'"
+            "data.gain=(1, 1), data.swap=0, data.sign=0, data.shift=0 and no data.augment, and no "
+            "data.conditions='cunet'"
         )
     for track in crops.tracks:
         if track.mixture is None:
@@ -287,27 +340,40 @@ class Stream(Iterator[dict[str, np.ndarray]]):
         return step * self._batch_size + self._share[position]
 
     def _read(self, index: Any) -> tuple[np.ndarray, ...]:
-        """Samples [k t c], factors [k], offsets [k], swap flags [k], and the example's mark where there are some."""
-        number = self._number(int(index))
+        """Samples [t c] and how many are of each row, its factor, offset, swap, warp and band, and the hook's key.
+
+        The example's mark comes last where there are some.
+        """
+        number, crops = self._number(int(index)), self._crops
         try:
-            plan, mark = self._crops.plan(number)
-            samples = self._crops.read(plan)
+            plan, mark = crops.plan(number)
+            changes = crops.changer(number, plan)
+            counts = crops.counts(changes)
+            samples = crops.read(plan, counts)
         except JaxsepError as error:
             self._failures[number] = error
             raise
-        made = samples, *self._crops.level(plan), plan.swap[0]
-        return made if mark is None else (*made, mark)
+        drawn = *crops.level(plan, changes), plan.swap[0], changes.warp.astype(np.int32), changes.band, changes.key
+        return (samples, counts, *drawn) if mark is None else (samples, counts, *drawn, mark)
 
     def _example(self, index: Any) -> dict[str, Any]:
-        crops = self._crops
-        kinds = [crops.dtype, tf.float32, tf.float32, tf.bool] + [tf.float32] * len(crops.marks)
-        waves, gain, offset, swap, *marks = tf.numpy_function(self._read, [index], kinds)
-        waves = tf.ensure_shape(waves, (len(crops.rows), crops.segment, crops.width))
-        gain, offset = (tf.ensure_shape(factors, len(crops.rows)) for factors in (gain, offset))
+        crops, rows = self._crops, len(self._crops.rows)
+        kinds = [crops.dtype, tf.int64, tf.float32, tf.float32, tf.bool, tf.int32, tf.float32, tf.int64]
+        kinds += [tf.float32] * len(crops.marks)
+        waves, counts, gain, offset, swap, warp, band, key, *marks = tf.numpy_function(self._read, [index], kinds)
+        gain, offset = (tf.ensure_shape(factors, rows) for factors in (gain, offset))
+        if crops.changer.warps or crops.changer.filters or crops.second:
+            waves = self._changed(waves, counts, warp, band)
+        else:
+            waves = tf.reshape(waves, (rows, crops.segment, crops.width))
         if crops.planner.swap:
-            waves = augment.swap(waves, tf.ensure_shape(swap, len(crops.stems)))
+            waves = augment.swap(waves, tf.ensure_shape(swap, len(crops.stems) * crops.changer.clips))
         waves = augment.level(waves, gain, None if crops.levels is None else offset)
         stems = waves[: len(crops.stems)]
+        if crops.second:
+            stems += waves[len(crops.stems) :]
+        if crops.hook:
+            stems = augment.hooked(crops.hook, stems, key, crops.stems, crops.rate)
         mixture = waves[-1] if crops.original else tf.add_n(tf.unstack(stems))
         sources = augment.sums(stems, crops.sources, crops.stems)
         if crops.channels < crops.width:
@@ -316,6 +382,31 @@ class Stream(Iterator[dict[str, np.ndarray]]):
         for (name, shape), mark in zip(crops.marks.items(), marks, strict=True):
             example[name] = tf.ensure_shape(mark, shape)
         return example
+
+    def _changed(self, waves: Any, counts: Any, warp: Any, band: Any) -> Any:
+        """Rows [r t c] in their own pitch and tempo, and filtered."""
+        crops = self._crops
+        warp, band = tf.ensure_shape(warp, (len(crops.rows), 3)), tf.ensure_shape(band, (len(crops.rows), 2))
+
+        def row(index: int, wave: Any) -> Any:
+            wave = tf.ensure_shape(augment.to_float(wave), (None, crops.width))
+            change = warp[index]
+            plain = lambda: tf.ensure_shape(wave[crops.lead : crops.lead + crops.core], (crops.core, crops.width))
+            changed = lambda: vocoder.warp(wave, change, crops.lead, crops.core)
+            core = tf.cond(change[0] > 0, changed, plain) if crops.changer.warps else plain()
+            if not crops.changer.filters:
+                return core
+            filtered = lambda: augment.inverse_gaussian(core, band[index], crops.rate, crops.margin)
+            return tf.cond(band[index, 1] > 0, filtered, lambda: core[crops.margin : crops.margin + crops.segment])
+
+        silence = tf.zeros((crops.segment, crops.width))
+        parts = tf.split(waves, tf.ensure_shape(counts, len(crops.rows)), num=len(crops.rows))
+        made = []
+        for index, part in enumerate(parts):
+            make = lambda index=index, part=part: row(index, part)
+            # A stem's second clip is empty where it is not heard.
+            made.append(make() if index < len(crops.stems) else tf.cond(counts[index] > 0, make, lambda: silence))
+        return tf.stack(made)
 
 
 def batches(

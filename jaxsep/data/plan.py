@@ -16,6 +16,7 @@ from jaxsep.errors import JaxsepError
 
 # What a draw is for. A number never gets a second meaning: the streams of old runs would change.
 TRACK, START, GAIN, SIGN, SWAP, CONDITION, GRADED, FACTOR, APART, SHIFT, ORDER, WEAK, SILENT, CLIP, PLACE = range(15)
+WARPED, PITCH, TEMPO, REPITCH, DECIBELS, LOUDNESS, FILTERED, MIDDLE, WIDTH, BLEND, HOOK = range(15, 26)
 
 
 def random_bits(
@@ -53,6 +54,7 @@ class Plan:
         gain: linear factor, without the sign.
         sign: the stem's polarity is turned.
         swap: its left and right are exchanged.
+        origin: the sample number whose song it is; another than its own under remix "group".
     """
 
     track: Int64[np.ndarray, "b k"]
@@ -60,6 +62,7 @@ class Plan:
     gain: Float32[np.ndarray, "b k"]
     sign: Bool[np.ndarray, "b k"]
     swap: Bool[np.ndarray, "b k"]
+    origin: Int64[np.ndarray, "b k"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,6 +87,7 @@ class Planner:
         group: how many sample numbers exchange stems under remix "group".
         shift: for each track, by how many samples at most a stem begins after the start, each by its own draw (Demucs).
         first: for each track, its earliest start.
+        clip: 0, or 1 for a second clip of each stem, from a song and place of its own.
     """
 
     seed: int
@@ -96,6 +100,7 @@ class Planner:
     group: int = 4
     shift: Int64[np.ndarray, "#tracks"] = dataclasses.field(default_factory=lambda: np.zeros(1, np.int64))
     first: Int64[np.ndarray, "#tracks"] = dataclasses.field(default_factory=lambda: np.zeros(1, np.int64))
+    clip: int = 0
 
     def __post_init__(self):
         if self.remix not in ("none", "stem", "group"):
@@ -113,9 +118,10 @@ class Planner:
     ) -> Plan:
         """The plan of each sample number, in their order; stems marked `apart` come from songs of their own."""
         column = np.asarray(numbers, np.int64).astype(np.uint64)[:, None]
-        own = np.array([_stem_key(stem) for stem in self.stems], np.uint64)
-        song = own if self.remix == "stem" else np.full_like(own, _stem_key(""))
-        origin = self._exchanged(column, own) if self.remix == "group" else column
+        own = np.array([stem_key(stem, self.clip) for stem in self.stems], np.uint64)
+        song = own if self.remix == "stem" or self.clip else np.full_like(own, stem_key(""))
+        exchanged = self.remix == "group" and not self.clip
+        origin = self._exchanged(column, own) if exchanged else np.broadcast_to(column, (len(column), len(own)))
 
         def draw(purpose: int) -> UInt64[np.ndarray, "b k"]:
             return random_bits(self.seed, column, own, purpose)
@@ -129,7 +135,8 @@ class Planner:
         shift = below(draw(SHIFT), self._of(self.shift, track) + 1)
         low, high = self.gain
         gain = (low + (high - low) * unit(draw(GAIN))).astype(np.float32)
-        return Plan(track, start + shift, gain, unit(draw(SIGN)) < self.sign, unit(draw(SWAP)) < self.swap)
+        sign, swap = unit(draw(SIGN)) < self.sign, unit(draw(SWAP)) < self.swap
+        return Plan(track, start + shift, gain, sign, swap, origin.astype(np.int64))
 
     def _exchanged(self, column: UInt64[np.ndarray, "b 1"], own: UInt64[np.ndarray, " k"]) -> UInt64[np.ndarray, "b k"]:
         """The number of its group from which each number gets each stem: the ranks of one hash per number of it."""
@@ -143,5 +150,6 @@ class Planner:
         return np.broadcast_to(values, self.positions.shape)[track]
 
 
-def _stem_key(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+def stem_key(name: str, clip: int = 0) -> int:
+    """What the draws of a stem hang on; those of its second clip on its name and a plus, which no name has."""
+    return int.from_bytes(hashlib.blake2b((name + "+" * clip).encode(), digest_size=8).digest(), "little")

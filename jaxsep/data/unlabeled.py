@@ -79,7 +79,7 @@ class Clips:
         self.clips: dict[int, list[int]] = {}  # number of a source -> numbers of the clips in which it is silent
         for clip, (_, extract) in enumerate(found):
             self.clips.setdefault(list(sources).index(extract.source), []).append(clip)
-        self.tracks.append(_silence(config, self.stems))
+        self.tracks.append(_silence(config.sample_rate, span(config.sample_rate), self.stems))
 
     def place(self, plan: Plan, number: int, first: int) -> tuple[Plan, Float32[np.ndarray, " s"]]:
         """The plan with a clip in it where the example is weak.
@@ -146,6 +146,6 @@ def _track(song: Song, extract: Extract, folder: Path, songs: Path, stems: Seque
     return Track(name, "train", dict.fromkeys(stems, reader), None, song.rate, song.channels, extract.length)
 
 
-def _silence(config: Any, stems: Sequence[str]) -> Track:
-    reader = Silence(Path("silence"), config.sample_rate, 1, config.data.segment, np.dtype(np.int16))
+def _silence(rate: int, length: int, stems: Sequence[str]) -> Track:
+    reader = Silence(Path("silence"), rate, 1, length, np.dtype(np.int16))
     return Track("silence", "train", dict.fromkeys(stems, reader), None, reader.rate, 1, reader.length)
