@@ -3,6 +3,8 @@
     python train.py --config=configs/spleeter.py:demo --workdir=runs/demo
     python train.py --config=configs/spleeter.py --workdir=runs/spleeter --config.data.root=/data/musdb18hq
 
+`--augment=demucs_v2` takes the augmentations of a paper (`jaxsep/data/presets.py`) instead of the config's.
+
 The same command goes on where a run was stopped or killed. Every value of the config can be given on the command
 line, as in `--config.optim.learning_rate=3e-4`; a later start may change steps, patience, how often something is
 logged, validated or saved, tensorboard, and where the data lies, and nothing else.
@@ -20,9 +22,10 @@ from ml_collections import config_flags
 
 from jaxsep import config as configs
 from jaxsep import workdir as workdirs
+from jaxsep.data.presets import take
 from jaxsep.errors import JaxsepError
 
-USAGE = "train.py --config=FILE.py[:VARIANT] --workdir=FOLDER [--config.KEY=VALUE ...]"
+USAGE = "train.py --config=FILE.py[:VARIANT] --workdir=FOLDER [--augment=PAPER] [--config.KEY=VALUE ...]"
 
 
 def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
@@ -170,7 +173,11 @@ def parse(argv: Sequence[str]) -> tuple[configs.Config, str]:
     if not specs:
         raise JaxsepError(f"--config is missing; expected {USAGE}")
     config = configs.load_config(specs[-1].partition("=")[2])
-    words = [word for word in argv if word not in specs]
+    presets = [word for word in argv[1:] if word.startswith("--augment=")]
+    if presets:
+        with config.unlocked():
+            take(config, presets[-1].partition("=")[2])
+    words = [word for word in argv if word not in (*specs, *presets)]
     values = flags.FlagValues()
     workdir = flags.DEFINE_string("workdir", None, "run folder", flag_values=values)
     try:

@@ -24,6 +24,7 @@ standardised), `demo` (narrow, standardised, on the built-in songs, minutes on t
 """
 
 from jaxsep.config import Config, choose, defaults, study
+from jaxsep.data import presets
 
 SOURCES = ("vocals", "drums", "bass", "other")
 
@@ -86,7 +87,7 @@ def _uhl1(config: Config) -> None:
     """All bins, trained as Open-Unmix is, without its early stopping."""
     config.front.bins = 2049
     config.loss.name = "l2"
-    config.data.remix, config.data.gain, config.data.swap = "stem", (0.25, 1.25), 0.5
+    presets.take(config, "uhlich")
     config.data.batch_size = 16
     config.optim.learning_rate = 1e-3
     config.inference.post = {"name": "wiener", "iterations": 1}

@@ -2,10 +2,11 @@
 
 For music the recipe is that of demucs (github.com/facebookresearch/demucs, branch v2), whose authors made the net
 stereo: 44.1 kHz, examples of 80,000 samples, songs standardised by their mono mix, L1 distance of waves, Adam at 3e-4
-without decay or schedule, batch 32, ten blocks a repeat. A stem begins up to a second later than its place in the
-song, by a draw of its own; its sign and its channels are turned half of the time, it is scaled by 0.25 to 1.25, and
-every four examples exchange stems. An epoch is two passes over the windows that begin on whole seconds of the 86
-training songs; 180 epochs. Separation: segments of four examples' length, a quarter shared, 10 random shifts averaged.
+without decay or schedule, batch 32, ten blocks a repeat. A stem begins up to a second later than its place in the song,
+by a draw of its own; its sign and its channels are turned half of the time, it is scaled by 0.25 to 1.25, and every
+four examples exchange stems. One song of five has its pitch and tempo changed before. An epoch is two passes over the
+windows that begin on whole seconds of the 86 training songs; 180 epochs. Separation: segments of four examples' length,
+a quarter shared, 10 random shifts averaged.
 
 For speech it is that of asteroid (github.com/asteroid-team/asteroid, egs/wham): 8 kHz, 4 s of two speakers, negative
 SI-SDR of waves without their mean under the best order of the speakers, Adam at 1e-3, halved when validation has not
@@ -38,6 +39,7 @@ What differs from the authors' code:
 """
 
 from jaxsep.config import Config, choose, defaults, study
+from jaxsep.data import presets
 
 # variant -> parameters of the published implementation, encoder and decoder included; None where there is none
 VARIANTS = {
@@ -84,18 +86,19 @@ def _music(config: Config, variant: str) -> None:
     config.model.update(norm="gln", input_norm="cln", bias=False, mask_prelu=False, initial="xavier")
     config.front = _bank(filters=256, kernel=20, activation="relu", convention="demucs")
     config.loss.name = "wave_l1"
-    config.data.update(segment=EXAMPLE, batch_size=32, remix="group", group=4, shift=config.sample_rate)
-    config.data.update(gain=(0.25, 1.25), swap=0.5, sign=0.5, standardise=True)
+    presets.take(config, "demucs_v1" if variant == "music-v1" else "demucs_v2")
+    config.data.update(segment=EXAMPLE, batch_size=32, standardise=True)
     config.optim.learning_rate = 3e-4
     config.inference.update(segment=4 * EXAMPLE / config.sample_rate, overlap=0.25, last="short")
     config.inference.update(shifts=10, standardise=True)
     if variant == "music-x8":
         config.model.blocks = 8
     elif variant == "music-v1":
-        config.data.update(batch_size=64, gain=(1.0, 1.0))
+        config.data.batch_size = 64
         config.inference.update(segment=10.0, overlap=0.0)
     # Two passes over 86 songs of 236 s on average, a window each second that fits.
-    window = (config.data.segment + config.data.shift) / config.sample_rate
+    slowest = 0.88 if config.data.augment.tempo else 1.0
+    window = (config.data.segment + config.data.shift) / config.sample_rate / slowest
     _epochs(config, 180, round(2 * 86 * (236 - window) / config.data.batch_size))
     if variant == "report":
         _report(config)
@@ -192,7 +195,7 @@ def _demo(config: Config) -> None:
     config.model.update(bottleneck=64, hidden=128, blocks=8, repeats=2)
     config.front["filters"] = 128
     config.data.update(source="builtin", resample=True, segment=2 * config.sample_rate, batch_size=4)
-    config.data.update(remix="stem", shift=0)
+    config.data.update(remix="stem", shift=0, augment=defaults().data.augment)
     config.inference.update(segment=8.0, shifts=0)
     config.optim.learning_rate = 2e-3
     config.optim.schedule.update(name="warmup_cosine", warmup=30)

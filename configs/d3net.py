@@ -26,6 +26,7 @@ What differs from the authors' code:
 """
 
 from jaxsep.config import Config, choose, defaults, study
+from jaxsep.data import presets
 
 # variant -> trainable parameters of the published implementation, None where there is none
 VARIANTS = {
@@ -66,7 +67,7 @@ def get_config(variant: str = "paper") -> Config:
     config.head = {"name": "magnitude"}
     config.loss.name = "l2"
     config.data.batch_size = 6
-    config.data.remix, config.data.gain, config.data.swap = "stem", (0.75, 1.25), 0.5
+    presets.take(config, "d3net")
     config.optim.learning_rate, config.optim.weight_decay = 1e-3, 1e-4
     config.optim.schedule.update(name="milestones", milestones=(40 * EPOCH,), factor=0.1)
     config.steps = 50 * EPOCH

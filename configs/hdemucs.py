@@ -3,9 +3,10 @@
 The recipe is that of the authors' package (github.com/facebookresearch/demucs, conf/config.yaml and its grid `repro`):
 44.1 kHz stereo, songs standardised by their mono mix, L1 distance of waves, Adam at 3e-4, batch 64, 600 epochs of a
 window each second of the 86 training songs. A window has 11 s; 8.68 s are left of it behind the change of tempo and the
-shift: a stem begins up to a second later than its place in the song, its sign and its channels are turned half of the
-time, it is scaled by 0.25 to 1.25, then every four examples exchange stems. The mixture is the sum of what comes of
-that. Weights are averaged. Separation: segments of 44 s, a quarter shared.
+shift. One song of five is changed in pitch by up to two semitones and in tempo by some 5 %; a stem begins up to a
+second later than its place in the song, its sign and its channels are turned half of the time, it is scaled by 0.25 to
+1.25, then every four examples exchange stems. The mixture is the sum of what comes of that. Weights are averaged.
+Separation: segments of 44 s, a quarter shared.
 
 Published on the test songs of MUSDB18-HQ (museval, median of frames, median of songs): drums 8.12, bass 8.43, other
 5.65, vocals 8.35 (7.64; table 1 of arXiv 2211.08553); the entry to the Music Demixing Challenge was a bag of four.
@@ -20,14 +21,16 @@ milestones, this system's own loss); `demo` (narrow, on the built-in songs, minu
 
 What differs from the authors' code:
 
-- One example of five had pitch and tempo changed, and the largest weights a penalty on their singular values
-  (arXiv 2111.03600, section 3): neither is here. With the penalty, Adam's second decay was 0.9998.
+- Pitch and tempo are changed by a phase vocoder, theirs by SoundTouch.
+- The largest weights had a penalty on their singular values (arXiv 2111.03600, section 3), and with it Adam's second
+  decay was 0.9998: neither is here.
 - The authors keep several averages of the weights and choose on the validation songs; here there is one. The epoch with
   the best validation SDR is kept, not that with the lowest L1 distance.
 - Songs are drawn alike whatever their length.
 """
 
 from jaxsep.config import Config, choose, defaults, study
+from jaxsep.data import presets
 
 # variant -> parameters of the published implementation, two biases per LSTM gate; None where there is none
 VARIANTS = {
@@ -57,7 +60,8 @@ def get_config(variant: str = "v3") -> Config:
     config.model.update(dconv_lstm=4, dconv_attention=4)
     config.front, config.head = {"name": "identity"}, {"name": "map"}
     config.loss.name = "wave_l1"
-    config.data.update(remix="group", group=4, standardise=True, gain=(0.25, 1.25), swap=0.5, sign=0.5, batch_size=64)
+    presets.take(config, "demucs_v2")
+    config.data.update(standardise=True, batch_size=64)
     config.optim.update(learning_rate=3e-4, ema=0.9999)
     config.inference.update(segment=44.0, overlap=0.25, last="short", standardise=True)
     _rate(config, {"medium": 22_050, "low": 8_000}.get(variant, 44_100))
@@ -108,6 +112,7 @@ def _demo(config: Config) -> None:
     _rate(config, 16_000)
     config.channels = 1
     config.data.update(source="builtin", remix="stem", shift=0, batch_size=4, segment=24_000)
+    config.data.augment = defaults().data.augment
     config.model.update(frame=1024, depth=5, channels=12, dconv_depth=1)
     config.model.update(norm_starts=3, dconv_lstm=3, dconv_attention=3)
     config.inference.update(segment=6.0, last="moved")

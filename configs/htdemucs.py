@@ -3,10 +3,11 @@
 The recipe is that of the authors' package (github.com/facebookresearch/demucs, conf/config.yaml and its grid `mmi`) and
 of the paper: 44.1 kHz stereo, songs standardised by their mono mix, L1 distance of waves, Adam at 3e-4, batch 32, 1,200
 epochs of 800 batches, dropout 0.02 in the transformer. A window has 10 s; 7.8 s are left of it behind the change of
-tempo and the shift: a stem begins up to a second later than its place in the song, its sign and its channels are turned
-half of the time, it is scaled by 0.25 to 1.25, then every four examples exchange stems. The mixture is the sum of what
-comes of that. Weights are averaged. Separation: segments of the length of the examples, a quarter shared; the last
-ones are fed with what comes before them, up to that length.
+tempo and the shift. One song of five is changed in pitch by up to two semitones and in tempo by some 5 %; a stem begins
+up to a second later than its place in the song, its sign and its channels are turned half of the time, it is scaled by
+0.25 to 1.25, then every four examples exchange stems. The mixture is the sum of what comes of that. Weights are
+averaged. Separation: segments of the length of the examples, a quarter shared; the last ones are fed with what comes
+before them, up to that length.
 
 Published on the test songs of MUSDB18-HQ (museval, median of frames, median of songs; table 1 of the paper), drums,
 bass, other, vocals: trained on MUSDB18-HQ alone 7.94, 8.48, 5.72, 7.93; with 800 more songs 10.05, 9.78, 6.42, 8.93;
@@ -21,7 +22,7 @@ system's own loss); `demo` (narrow, on the built-in songs, minutes on two cores)
 
 What differs from the authors' code:
 
-- One example of five had pitch and tempo changed: not here.
+- Pitch and tempo are changed by a phase vocoder, theirs by SoundTouch.
 - The authors keep several averages of the weights and choose on the validation songs; here there is one. The epoch with
   the best validation SDR is kept, not that with the lowest L1 distance.
 - Songs are drawn alike whatever their length.
@@ -30,6 +31,7 @@ What differs from the authors' code:
 """
 
 from jaxsep.config import Config, choose, defaults, study
+from jaxsep.data import presets
 
 # variant -> parameters of the published implementation, None where there is none
 VARIANTS = {"v4": 41_984_456, "class": 26_899_536, "ft": 41_984_456, "report": None, "demo": None}
@@ -53,8 +55,8 @@ def get_config(variant: str = "v4") -> Config:
     config.front, config.head = {"name": "identity"}, {"name": "map"}
     config.context = True
     config.loss.name = "wave_l1"
-    config.data.update(remix="group", group=4, shift=config.sample_rate, standardise=True)
-    config.data.update(gain=(0.25, 1.25), swap=0.5, sign=0.5, batch_size=32)
+    presets.take(config, "demucs_v2")
+    config.data.update(standardise=True, batch_size=32)
     config.optim.update(learning_rate=3e-4, ema=0.9999)
     config.inference.update(overlap=0.25, last="short", standardise=True)
     config.steps, config.eval_every = 1_200 * 800, 800
@@ -96,7 +98,7 @@ def _demo(config: Config) -> None:
     """Built-in songs at 16 kHz, mono; half of the frame, a sixth of the channels, two attention layers."""
     config.seed = 0
     config.sample_rate, config.channels, config.data.resample = 16_000, 1, True
-    config.data.update(source="builtin", remix="stem", shift=0, batch_size=4)
+    config.data.update(source="builtin", remix="stem", shift=0, batch_size=4, augment=defaults().data.augment)
     config.model.update(frame=2048, channels=8, dconv_depth=1, dconv_compress=4, bottom=64, layers=2, heads=4)
     config.inference.last = "moved"
     config.optim.update(learning_rate=2e-3, ema=0.0)

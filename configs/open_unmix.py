@@ -24,6 +24,7 @@ study, mono), `demo` (narrow, on the built-in songs, minutes on two cores).
 """
 
 from jaxsep.config import Config, choose, defaults, study
+from jaxsep.data import presets
 
 SOURCES = ("vocals", "drums", "bass", "other")
 
@@ -61,7 +62,7 @@ def get_config(variant: str = "umxhq") -> Config:
     config.loss.name = "l2"
     config.data.segment = 6 * config.sample_rate
     config.data.batch_size = 16
-    config.data.remix, config.data.gain, config.data.swap = "stem", (0.25, 1.25), 0.5
+    presets.take(config, "umx")
     config.optim.learning_rate = 1e-3
     config.optim.weight_decay = 1e-5
     config.optim.schedule.name = "plateau"

@@ -1,7 +1,8 @@
 """Spleeter's U-Net (Hennequin, Khlif, Voituret, Moussallam: Spleeter, JOSS 5(50), 2154, 2020).
 
 The recipe is that of the authors' `musdb_config.json`: 44.1 kHz stereo, STFT 4096/1024, 512 frames by the lowest
-1,024 bins, one U-Net per source, L1 between magnitudes, Adam at 1e-4, batch 4, 200,000 steps, no augmentation.
+1,024 bins, one U-Net per source, L1 between magnitudes, Adam at 1e-4, batch 4, 200,000 steps, no augmentation: the
+changes of pitch and length in the authors' code were switched off (`--augment=spleeter` takes them).
 Separation: ratio mask of power 2, nothing above 11 kHz (`mask_extension: zeros`).
 
 Published on MUSDB18's test songs (museval, median of frames, median of songs): the released four-stem model,

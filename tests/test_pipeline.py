@@ -61,22 +61,14 @@ def config(root: Path, seed=7, sample_rate=44100, channels=2, augment=None, **da
         "root": str(root),
         "stems": ",".join(STEMS),
         "segment": SEGMENT,
-        "batch_size": 4,
         "remix": "stem",
-        "group": 4,
         "gain": (0.25, 1.25),
         "swap": 0.5,
         "sign": 0.5,
-        "shift": 0,
-        "pad": 0,
-        "standardise": False,
-        "mixture": "sum",
-        "conditions": "",
-        "resample": False,
-        "unlabeled": {"root": "", "odds": 0.25, "weight": 1.0},
-        "augment": defaults().data.augment.to_dict() | (augment or {}),
     }
-    values = {"seed": seed, "sample_rate": sample_rate, "channels": channels, "data": block | data}
+    block = defaults().data.to_dict() | block | data
+    block["augment"] |= augment or {}
+    values = {"seed": seed, "sample_rate": sample_rate, "channels": channels, "data": block}
     return ConfigDict(values).lock()
 
 

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -160,6 +161,8 @@ class Changer:
 
     def __call__(self, number: int, plan: Plan) -> Changes:
         """The changes of a sample number, whose plan has a column for each row."""
+        if not self.active:
+            return _nothing(len(self.stems))
         augment, clips = self.augment, self.clips
         column = np.array([[number]], np.uint64)
         own = np.array([stem_key(stem, clip) for clip in range(clips) for stem in self.stems], np.uint64)
@@ -204,6 +207,12 @@ class Changer:
         ends = np.array([0, 1 - 2.0**-53])  # each law is monotonic
         low, high = np.sort(self._factor(key, ends)) * np.sort(self._factor("repitch", ends))
         return float(low), float(high)
+
+
+@functools.cache
+def _nothing(rows: int) -> Changes:
+    warp, band = np.zeros((rows, 3), np.int64), np.zeros((rows, 2), np.float32)
+    return Changes(warp, band, np.ones(rows, np.float32), np.ones(rows, bool), np.zeros(2, np.int64))
 
 
 def _check_law(key: str, law: Sequence[Any], laws: Mapping[str, Law]) -> None:
