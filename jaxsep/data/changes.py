@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 from scipy.special import ndtri
 
 from jaxsep.config import choose
@@ -100,13 +100,13 @@ class Changer:
     """Changes of any sample number.
 
     Attributes:
-        augment: the config's `data.augment`.
+        augment: the config's `data.augment`, as a dict.
         stems: names.
         rate: of the samples, in Hz.
     """
 
     seed: int
-    augment: Any
+    augment: Mapping[str, Any]
     stems: tuple[str, ...]
     rate: int
 
@@ -131,23 +131,23 @@ class Changer:
     @property
     def warps(self) -> bool:
         """Whether pitch or tempo are changed."""
-        return any(self.augment[key] for key in LAWS) and self.augment.odds > 0
+        return any(self.augment[key] for key in LAWS) and self.augment["odds"] > 0
 
     @property
     def filters(self) -> bool:
         """Whether stems are filtered."""
-        return self.augment.filter_odds > 0
+        return self.augment["filter_odds"] > 0
 
     @property
     def clips(self) -> int:
         """How many clips there may be of a stem."""
-        return 2 if self.augment.blend > 0 else 1
+        return 2 if self.augment["blend"] > 0 else 1
 
     @property
     def active(self) -> bool:
         """Whether anything is changed."""
-        levels = *self.augment.gain_db, *self.augment.loudness_db
-        return self.warps or self.filters or self.clips > 1 or any(levels) or bool(self.augment.hook)
+        levels = *self.augment["gain_db"], *self.augment["loudness_db"]
+        return self.warps or self.filters or self.clips > 1 or any(levels) or bool(self.augment["hook"])
 
     @property
     def pitch(self) -> tuple[float, float]:
@@ -163,9 +163,7 @@ class Changer:
         """The changes of a sample number, whose plan has a column for each row."""
         if not self.active:
             return _nothing(len(self.stems))
-        augment, clips = self.augment, self.clips
-        column = np.array([[number]], np.uint64)
-        own = np.array([stem_key(stem, clip) for clip in range(clips) for stem in self.stems], np.uint64)
+        augment, own, column = self.augment, self._keys, np.array([[number]], np.uint64)
         everyone = np.full_like(own, stem_key(""))
 
         def draw(purpose: int, together: bool) -> Units:
@@ -176,32 +174,43 @@ class Changer:
         def alike(purpose: int) -> Units:
             return unit(random_bits(self.seed, column, everyone, purpose))[0]
 
-        decibels = _uniform(draw(DECIBELS, False), *augment.gain_db) + _uniform(alike(LOUDNESS), *augment.loudness_db)
-        warp = np.zeros((len(own), 3), np.int64)
-        if self.warps:
-            pitch = self._factor("pitch", draw(PITCH, augment.together))
-            tempo = self._factor("tempo", draw(TEMPO, augment.together))
-            both = self._factor("repitch", draw(REPITCH, augment.together))
-            for row in np.flatnonzero(draw(WARPED, augment.together) < augment.odds):
+        decibels = np.zeros(len(own))
+        if any(augment["gain_db"]):
+            decibels += _uniform(draw(DECIBELS, False), *map(float, augment["gain_db"]))
+        if any(augment["loudness_db"]):
+            decibels += _uniform(alike(LOUDNESS), *map(float, augment["loudness_db"]))
+        warp, together = np.zeros((len(own), 3), np.int64), augment["together"]
+        changed = np.flatnonzero(draw(WARPED, together) < augment["odds"]) if self.warps else []
+        if len(changed):
+            pitch, tempo, both = (
+                self._factor(key, draw(purpose, together))
+                for key, purpose in (("pitch", PITCH), ("tempo", TEMPO), ("repitch", REPITCH))
+            )
+            for row in changed:
                 factors = float(pitch[row] * both[row]), float(tempo[row] * both[row])
                 if factors != (1, 1):
                     warp[row] = warps.nearest(*factors, self.rate)
         band = np.zeros((len(own), 2), np.float32)
         if self.filters:
-            band[:, 0] = _uniform(draw(MIDDLE, augment.together), *augment.filter_middle)
-            band[:, 1] = _uniform(draw(WIDTH, augment.together), *augment.filter_width)
-            band[draw(FILTERED, augment.together) >= augment.filter_odds] = 0
+            band[:, 0] = _uniform(draw(MIDDLE, together), *map(float, augment["filter_middle"]))
+            band[:, 1] = _uniform(draw(WIDTH, together), *map(float, augment["filter_width"]))
+            band[draw(FILTERED, together) >= augment["filter_odds"]] = 0
         heard = np.ones(len(own), bool)
-        heard[len(self.stems) :] = draw(BLEND, False)[len(self.stems) :] < augment.blend
+        if self.clips > 1:
+            heard[len(self.stems) :] = draw(BLEND, False)[len(self.stems) :] < augment["blend"]
         key = random_bits(self.seed, column, np.zeros(1, np.uint64), HOOK)[0]
         halves = np.concatenate([key >> np.uint64(32), key & np.uint64(2**32 - 1)])
         return Changes(warp, band, (10 ** (decibels / 20)).astype(np.float32), heard, halves.astype(np.int64))
+
+    @functools.cached_property
+    def _keys(self) -> UInt64[np.ndarray, " r"]:
+        return np.array([stem_key(stem, clip) for clip in range(self.clips) for stem in self.stems], np.uint64)
 
     def _factor(self, key: str, units: Units) -> Units:
         if not self.augment[key]:
             return np.ones_like(units)
         name, *values = self.augment[key]
-        return LAWS[key][name](units, *values)
+        return LAWS[key][name](units, *map(float, values))
 
     def _extremes(self, key: str) -> tuple[float, float]:
         ends = np.array([0, 1 - 2.0**-53])  # each law is monotonic

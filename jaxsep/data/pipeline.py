@@ -85,7 +85,7 @@ class Crops:
         data = config.data
         self.sources, self.conditions = sources, data.conditions
         self.stems, self.rate, self.segment = parse_stems(data.stems), config.sample_rate, data.segment
-        self.changer = Changer(config.seed, data.augment, self.stems, config.sample_rate)
+        self.changer = Changer(config.seed, data.augment.to_dict(), self.stems, config.sample_rate)
         self.hook = augment.load_hook(data.augment.hook) if data.augment.hook else None
         self.margin, self.lead, longest = _reach(self.changer, data.segment)
         self.clips = None
@@ -216,7 +216,7 @@ def _reach(changer: Changer, segment: int) -> tuple[int, int, int]:
     """
     margin = 0
     if changer.filters:  # a Gaussian's response falls to 1e-8 in six of its deviations
-        reach = math.ceil(6 * changer.rate / (2 * math.pi * changer.augment.filter_width[0]))
+        reach = math.ceil(6 * changer.rate / (2 * math.pi * changer.augment["filter_width"][0]))
         margin = (scipy.fft.next_fast_len(segment + 2 * reach, real=True) - segment + 1) // 2
     core = segment + 2 * margin
     if not changer.warps:
