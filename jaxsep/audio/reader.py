@@ -72,7 +72,7 @@ class AudioReader:
         """Samples [start, start + count), equal to those of `blocks` (see `read_segment`)."""
         if start < 0 or count < 0 or (self.length is not None and start + count > self.length):
             raise JaxsepError(f"{self.path}: samples {start} to {start + count} asked for, the file has {self.length}")
-        parts, missing = [np.empty((0, self.channels), dtype or self.dtype)], count
+        parts, missing = [], count
         for chunk in self._chunks(start, count, dtype or self.dtype) if count else ():
             parts.append(chunk[:missing])
             missing -= len(parts[-1])
@@ -80,7 +80,8 @@ class AudioReader:
                 break
         if missing:
             raise self.truncated(start + count, start + count - missing)
-        samples = np.concatenate(parts)
+        empty = np.empty((0, self.channels), dtype or self.dtype)
+        samples = parts[0] if len(parts) == 1 else np.concatenate([empty, *parts])
         self._check_finite(samples, start)
         return samples
 

@@ -30,6 +30,14 @@ BITS: dict[str, int | str] = {"PCM_16": 16, "PCM_24": 24, "FLOAT": "32f"}
 STREAMED = (0x7FFFF000, 0xFFFFFFFF)  # the sizes sox and ffmpeg write into a WAV header when writing to a pipe
 
 
+class _Forward(soundfile.SoundFile):
+    """A file that soundfile leaves where a read ended: it seeks there otherwise, which takes FLAC a search."""
+
+    def seekable(self) -> bool:
+        """Whether reads are to be followed by a seek; `seek` itself does not ask."""
+        return False
+
+
 class SndReader(AudioReader):
     """WAV, AIFF, FLAC and Ogg Vorbis, by libsndfile."""
 
@@ -60,7 +68,7 @@ class SndReader(AudioReader):
 
     def _open(self) -> soundfile.SoundFile:
         try:
-            return soundfile.SoundFile(self.path)
+            return _Forward(self.path)
         except soundfile.LibsndfileError as error:
             raise JaxsepError(f"{self.path}: not audio, or damaged ({error.error_string})") from None
 
