@@ -462,7 +462,7 @@ def test_the_same_bytes_in_any_order_process_and_thread(songs):
 
 
 def test_resampled_songs_are_changed_at_the_rate_of_the_model(songs):
-    cfg = config(songs, {"pitch": ("whole", 1, 1)}, resample=True, segment=2000)
+    cfg = config(songs, {"pitch": ("whole", 1, 1)}, resample=True, segment=1000)
     cfg.sample_rate = 4000
     crops = Crops(open_tracks(cfg.data, "train"), SINGLE, cfg, None)
     (batch,) = take(cfg, 1)

@@ -304,8 +304,9 @@ class Stream(Iterator[dict[str, np.ndarray]]):
         options.threading.private_threadpool_size = workers
         options.threading.max_intra_op_parallelism = 1
         local = len(share)
+        example = tf.autograph.experimental.do_not_convert(self._example)  # which would wrap what a hook raises
         examples = tf.data.Dataset.range(first_step * local, np.iinfo(np.int64).max).map(
-            self._example, num_parallel_calls=workers, deterministic=True
+            example, num_parallel_calls=workers, deterministic=True
         )
         dataset = examples.batch(local, drop_remainder=True).prefetch(2).with_options(options)
         self._iterators = [dataset.as_numpy_iterator()]
