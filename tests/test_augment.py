@@ -441,24 +441,21 @@ sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 import test_augment
 cfg = test_augment.config(Path(sys.argv[1]), test_augment.EVERYTHING, remix="group")
-print(json.dumps(test_augment.digest(test_augment.take(cfg, 1, first_step=2, workers=1))))
+print(json.dumps(test_augment.digest(test_augment.take(cfg, 1, first_step=1, workers=1))))
 """
 
 
 def test_the_same_bytes_in_any_order_process_and_thread(songs):
     cfg = config(songs, EVERYTHING, remix="group")
-    whole = take(cfg, 3, workers=1)
-    assert digest(take(cfg, 3, workers=4)) == digest(whole)
-    assert digest(take(cfg, 1, first_step=2)) == digest(whole[2:])
-    shares = [take(cfg, 3, process_index=index, process_count=2) for index in range(2)]
-    joined = [
-        {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} for parts in zip(*shares, strict=True)
-    ]
-    assert digest(joined) == digest(whole)
+    whole = take(cfg, 2, workers=1)
+    assert digest(take(cfg, 1, first_step=1, workers=4)) == digest(whole[1:])
+    shares = [take(cfg, 1, first_step=1, process_index=index, process_count=2) for index in range(2)]
+    joined = [{key: np.concatenate([share[0][key] for share in shares]) for key in whole[0]}]
+    assert digest(joined) == digest(whole[1:])
     command = [sys.executable, "-c", PROGRAM, str(songs), str(Path(__file__).parent)]
     run = subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": "random"}, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout) == digest(whole[2:])
+    assert json.loads(run.stdout) == digest(whole[1:])
 
 
 def test_resampled_songs_are_changed_at_the_rate_of_the_model(songs):

@@ -7,6 +7,7 @@ sample number, stem). The mixture is summed after all of them.
 import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from jaxtyping import Bool, Float, Num
 
@@ -59,7 +60,7 @@ def inverse_gaussian(
         rate: of the samples, in Hz.
         margin: samples that are cut off at either end.
     """
-    samples = wave.shape[0]
+    samples: Any = wave.shape[0]
     middle, width = tf.unstack(band)
     frequency = tf.range(samples // 2 + 1, dtype=tf.float32) * (rate / samples)
     response = 1 - tf.exp(-0.5 * tf.square((frequency - middle) / width))
@@ -82,7 +83,7 @@ def sums(
     return tf.stack([tf.add_n([stems[index] for index in source]) for source in members])
 
 
-Hook = Callable[..., Float[tf.Tensor, "k t c"]]
+Hook = Callable[..., Any]
 
 
 def load_hook(spec: str) -> Hook:

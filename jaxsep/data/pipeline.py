@@ -217,7 +217,8 @@ def _reach(changer: Changer, segment: int) -> tuple[int, int, int]:
     margin = 0
     if changer.filters:  # a Gaussian's response falls to 1e-8 in six of its deviations
         reach = math.ceil(6 * changer.rate / (2 * math.pi * changer.augment["filter_width"][0]))
-        margin = (scipy.fft.next_fast_len(segment + 2 * reach, real=True) - segment + 1) // 2
+        quick: Any = scipy.fft.next_fast_len(segment + 2 * reach, real=True)
+        margin = (quick - segment + 1) // 2
     core = segment + 2 * margin
     if not changer.warps:
         return margin, 0, core
@@ -386,28 +387,28 @@ class Stream(Iterator[dict[str, np.ndarray]]):
 
     def _changed(self, waves: Any, counts: Any, warp: Any, band: Any) -> Any:
         """Rows [r t c] in their own pitch and tempo, and filtered."""
-        crops = self._crops
-        warp, band = tf.ensure_shape(warp, (len(crops.rows), 3)), tf.ensure_shape(band, (len(crops.rows), 2))
-
-        def row(index: int, wave: Any) -> Any:
-            wave = tf.ensure_shape(augment.to_float(wave), (None, crops.width))
-            change = warp[index]
-            plain = lambda: tf.ensure_shape(wave[crops.lead : crops.lead + crops.core], (crops.core, crops.width))
-            changed = lambda: vocoder.warp(wave, change, crops.lead, crops.core)
-            core = tf.cond(change[0] > 0, changed, plain) if crops.changer.warps else plain()
-            if not crops.changer.filters:
-                return core
-            filtered = lambda: augment.inverse_gaussian(core, band[index], crops.rate, crops.margin)
-            return tf.cond(band[index, 1] > 0, filtered, lambda: core[crops.margin : crops.margin + crops.segment])
-
-        silence = tf.zeros((crops.segment, crops.width))
-        parts = tf.split(waves, tf.ensure_shape(counts, len(crops.rows)), num=len(crops.rows))
+        rows, stems = len(self._crops.rows), len(self._crops.stems)
+        warp, band = tf.ensure_shape(warp, (rows, 3)), tf.ensure_shape(band, (rows, 2))
+        change = tf.function(self._change, autograph=False)  # one graph for all rows
         made = []
-        for index, part in enumerate(parts):
-            make = lambda index=index, part=part: row(index, part)
+        for index, wave in enumerate(tf.split(waves, tf.ensure_shape(counts, rows), num=rows)):
+            make = lambda index=index, wave=wave: change(augment.to_float(wave), warp[index], band[index])
+            silence = lambda: tf.zeros((self._crops.segment, self._crops.width))
             # A stem's second clip is empty where it is not heard.
-            made.append(make() if index < len(crops.stems) else tf.cond(counts[index] > 0, make, lambda: silence))
+            made.append(make() if index < stems else tf.cond(counts[index] > 0, make, silence))
         return tf.stack(made)
+
+    def _change(self, wave: Any, warp: Any, band: Any) -> Any:
+        """One row [t c]."""
+        crops = self._crops
+        wave = tf.ensure_shape(wave, (None, crops.width))
+        plain = lambda: tf.ensure_shape(wave[crops.lead : crops.lead + crops.core], (crops.core, crops.width))
+        warped = lambda: vocoder.warp(wave, warp, crops.lead, crops.core)
+        core = tf.cond(warp[0] > 0, warped, plain) if crops.changer.warps else plain()
+        if not crops.changer.filters:
+            return core
+        filtered = lambda: augment.inverse_gaussian(core, band, crops.rate, crops.margin)
+        return tf.cond(band[1] > 0, filtered, lambda: core[crops.margin : crops.margin + crops.segment])
 
 
 def batches(

@@ -12,6 +12,7 @@ and tempo are multiplied alike no phase is to be turned, and what remains is res
 """
 
 import math
+from typing import Any
 
 from jaxtyping import Float, Int
 
@@ -70,7 +71,8 @@ def _turns(spectrum: tf.Tensor, frame: tf.Tensor, hop: tf.Tensor) -> tf.Tensor:
     count = tf.shape(more)[0]
     first = tf.zeros([bins])
     array = tf.TensorArray(tf.float32, count + 1, element_shape=[None]).write(0, first)
-    shapes = tf.TensorShape([]), tf.TensorShape([None]), tf.TensorShape(None)
+    unknown: Any = None
+    shapes = tf.TensorShape([]), tf.TensorShape([None]), tf.TensorShape(unknown)
     *_, array = tf.while_loop(
         lambda n, *_: n < count, body, (0, first, array), shape_invariants=shapes, parallel_iterations=1
     )
