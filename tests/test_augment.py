@@ -221,7 +221,7 @@ def plans(count: int, remix="none", **values) -> tuple[list, list]:
 
 def test_demucs_draws_whole_semitones_and_a_clipped_normal_tempo_for_a_fifth_of_the_songs():
     values = presets.PRESETS["demucs_v2"]["augment"]
-    count = 1500
+    count = 800
     _, changes = plans(count, **values)
     warp = np.stack([change.warp for change in changes])
     assert (warp == warp[:, :1]).all()  # all stems alike
@@ -239,7 +239,7 @@ def test_demucs_draws_whole_semitones_and_a_clipped_normal_tempo_for_a_fifth_of_
 
 
 def test_stems_have_draws_of_their_own_where_they_are_not_to_change_together():
-    _, changes = plans(600, pitch=("uniform", -1, 1), odds=0.5, together=False)
+    _, changes = plans(400, pitch=("uniform", -1, 1), odds=0.5, together=False)
     changed = np.stack([change.warp[:, 0] > 0 for change in changes])
     assert np.abs(np.corrcoef(changed.T) - np.eye(3)).max() < 4 / np.sqrt(len(changed))
     assert np.abs(changed.mean(0) - 0.5).max() < 4 * 0.5 / np.sqrt(len(changed))
@@ -260,20 +260,20 @@ def test_exchanged_stems_keep_the_change_of_their_song():
 
 
 def test_levels_in_decibels_are_of_a_stem_or_of_all_and_clips_are_drawn_apart():
-    found, changes = plans(1000, gain_db=(-9.0, 9.0), loudness_db=(-10.0, -2.0), blend=0.3)
+    found, changes = plans(500, gain_db=(-9.0, 9.0), loudness_db=(-10.0, -2.0), blend=0.3)
     decibels = 20 * np.log10(np.stack([change.factor for change in changes]))
-    alone = 20 * np.log10(np.stack([change.factor for change in plans(1000, loudness_db=(-10.0, -2.0))[1]]))
+    alone = 20 * np.log10(np.stack([change.factor for change in plans(500, loudness_db=(-10.0, -2.0))[1]]))
     assert (alone == alone[:, :1]).all()
     assert stats.kstest((alone[:, 0] + 10) / 8, "uniform").pvalue > 1e-4
     own = decibels - alone[:, :1]
     for column in own.T:
         assert stats.kstest((column + 9) / 18, "uniform").pvalue > 1e-4
-    assert np.abs(np.corrcoef(own.T) - np.eye(6)).max() < 4 / np.sqrt(1000)
+    assert np.abs(np.corrcoef(own.T) - np.eye(6)).max() < 4 / np.sqrt(500)
     heard = np.stack([change.heard for change in changes])
-    assert heard[:, :3].all() and np.abs(heard[:, 3:].mean(0) - 0.3).max() < 0.06
+    assert heard[:, :3].all() and np.abs(heard[:, 3:].mean(0) - 0.3).max() < 4 * np.sqrt(0.21 / 500)
     places = np.concatenate([plan.start for plan in found])
     assert (places[:, :3] == places[:, :1]).all()
-    assert np.abs(np.corrcoef(places[:, [0, 3, 4, 5]].T) - np.eye(4)).max() < 5 / np.sqrt(1000)
+    assert np.abs(np.corrcoef(places[:, [0, 3, 4, 5]].T) - np.eye(4)).max() < 5 / np.sqrt(500)
 
 
 def test_a_draw_is_of_seed_number_and_stem_alone():
