@@ -4,6 +4,7 @@
     python train.py --config=configs/spleeter.py --workdir=runs/spleeter --config.data.root=/data/musdb18hq
 
 `--augment=demucs_v2` takes the augmentations of a paper (`jaxsep/data/presets.py`) instead of the config's.
+`--on-bad-file=skip` trains on without files that cannot be read; otherwise the first one stops the run, by name.
 
 The same command goes on where a run was stopped or killed. Every value of the config can be given on the command
 line, as in `--config.optim.learning_rate=3e-4`; a later start may change steps, patience, how often something is
@@ -25,11 +26,12 @@ from jaxsep import workdir as workdirs
 from jaxsep.data.presets import take
 from jaxsep.errors import JaxsepError
 
-USAGE = "train.py --config=FILE.py[:VARIANT] --workdir=FOLDER [--augment=PAPER] [--config.KEY=VALUE ...]"
+OPTIONS = "[--augment=PAPER] [--on-bad-file=skip] [--config.KEY=VALUE ...]"
+USAGE = f"train.py --config=FILE.py[:VARIANT] --workdir=FOLDER {OPTIONS}"
 
 
-def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
-    """One run, in order.
+def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool = False) -> None:
+    """One run, in order; with `skip`, without files that cannot be read.
 
     Raises:
         JaxsepError: anything that the user can mend.
@@ -45,8 +47,9 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
     from jaxsep import log, losses, memory, optim, separator, training, validation
     from jaxsep.card import write_card
     from jaxsep.checkpoint import Checkpoints, load_start
-    from jaxsep.data import levels, statistics
+    from jaxsep.data import levels, sets, statistics
     from jaxsep.data.pipeline import batches
+    from jaxsep.data.roll import Roll
     from jaxsep.data.tracks import open_tracks
 
     memory.keep_freed()
@@ -62,13 +65,15 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
     optimiser = optim.build(config.optim, config.steps)
 
     # --- Data: addressed by step, so that a run goes on from one integer ----------------------------------
-    tracks = {split: open_tracks(config.data, split, folder) for split in ("train", "valid")}
-    data = workdirs.describe_data(config, tracks)
+    roll, statistical = Roll(folder, skip), separator.wants_statistics(model.net)
+    songs, further = sets.open_training(config, folder, roll, statistical)
+    tracks = {"train": songs, "valid": open_tracks(config.data, "valid", folder)}
+    data = workdirs.describe_data(config, tracks | {f"also.{each.name}": each.tracks for each in further})
     validate = validation.make_validate(model, loss, config, mesh, tracks["valid"])
-    measured = None
-    if separator.wants_statistics(model.net):
-        measured = statistics.of_run(folder, model.front, tracks["train"], config, data["fingerprint"])
-    standard = levels.of_run(folder, tracks["train"], config, data["fingerprint"]) if config.data.standardise else None
+    known = config, data["fingerprint"]
+    measured = statistics.of_run(folder, model.front, songs, *known) if statistical else None
+    standard = levels.of_run(folder, sets.every(songs, further), *known) if config.data.standardise else None
+    further = sets.match(folder, further, songs, *known)
 
     with Checkpoints(folder) as checkpoints:
         # --- State: fresh, or with another run's weights, or the newest checkpoint that is whole ----------
@@ -89,6 +94,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
             print(f"{folder}: finished at step {step}; to go on, raise --config.steps or --config.patience")
             return
         workdirs.record_run(folder, argv, data, step, origin)
+        roll.save()
         metrics_file = log.MetricsFile(folder / "metrics.jsonl", step)
         board = log.TensorBoard(folder, config.sample_rate) if config.tensorboard else None
         write_card(folder)
@@ -97,7 +103,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         device = f"{mesh.size} x {jax.devices()[0].device_kind}"
         print(f"{config.name}: {parameters:,} parameters, {device}, step {step} of {config.steps}", flush=True)
-        stream = batches(tracks["train"], sources, config, first_step=step, levels=standard)
+        stream = batches(songs, sources, config, first_step=step, levels=standard, sets=further, skip=skip)
         started = time.perf_counter()
         with ThreadPoolExecutor(1) as reader:  # the first batch is read while XLA compiles
             first = reader.submit(next, stream)
@@ -121,6 +127,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
                 raise training.failure(metrics, at, terms, stream.describe(at - 1))
             numbers = metrics.numbers(terms)
             window.add(numbers)
+            progress.unreadable(stream.unreadable)
             progress.step(at, loss=numbers["loss"])
             if at % config.log_every == 0 or at == config.steps:
                 numbers = window.take() | {"learning_rate": numbers["learning_rate"]}
@@ -163,8 +170,8 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str]) -> None:
     print(f"{folder}: finished at step {step}{why}; best validation SDR {best[1]:.2f} dB at step {best[0]}")
 
 
-def parse(argv: Sequence[str]) -> tuple[configs.Config, str]:
-    """The config and the run folder of a command line.
+def parse(argv: Sequence[str]) -> tuple[configs.Config, str, bool]:
+    """The config and the run folder of a command line, and whether files that cannot be read are skipped.
 
     Raises:
         JaxsepError: a flag, a file, a key or a value that does not exist or does not fit.
@@ -178,8 +185,10 @@ def parse(argv: Sequence[str]) -> tuple[configs.Config, str]:
         with config.unlocked():
             take(config, presets[-1].partition("=")[2])
     words = [word for word in argv if word not in (*specs, *presets)]
+    configs.name_further(config, words)
     values = flags.FlagValues()
     workdir = flags.DEFINE_string("workdir", None, "run folder", flag_values=values)
+    bad = flags.DEFINE_enum("on-bad-file", "stop", ["stop", "skip"], "unreadable files", flag_values=values)
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
         rest = values(words)[1:]
@@ -193,7 +202,7 @@ def parse(argv: Sequence[str]) -> tuple[configs.Config, str]:
         raise JaxsepError(" ".join(str(error).split())) from None
     if rest or not workdir.value:
         raise JaxsepError((f"{rest[0]!r} is no flag" if rest else "--workdir is missing") + f"; expected {USAGE}")
-    return config, workdir.value
+    return config, workdir.value, bad.value == "skip"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -202,7 +211,8 @@ def main(argv: Sequence[str]) -> int:
         print(__doc__)
         return 0
     try:
-        train(*parse(argv), argv)
+        config, workdir, skip = parse(argv)
+        train(config, workdir, argv, skip)
     except JaxsepError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

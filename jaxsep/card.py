@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxsep.config import Config, run_config
+from jaxsep.config import Config, further, run_config
 from jaxsep.log import read_metrics
 from jaxsep.metrics import aggregate
 from jaxsep.workdir import read_run, write_text
@@ -59,9 +59,14 @@ def terms(workdir: str | Path) -> dict[str, str]:
     config, run = run_config(workdir), read_run(workdir)
     if origin := run.get("origin"):
         return {key: origin[key] for key in ("licence", "training_data", "commercial_use")}
-    licence, commercial = KNOWN_DATA.get(config.data.source, (_licence(config.data.root), UNKNOWN))
-    data = config.data.source + (f" {config.data.root}" if config.data.root else "")
-    return {"licence": licence, "training_data": data, "commercial_use": commercial}
+    sets = [config.data, *further(config).values()]
+    known = [KNOWN_DATA.get(data.source, (_licence(data.root), UNKNOWN)) for data in sets]
+    answers = {commercial for _, commercial in known}
+    return {
+        "licence": "; ".join(dict.fromkeys(licence for licence, _ in known)),
+        "training_data": "; ".join(data.source + (f" {data.root}" if data.root else "") for data in sets),
+        "commercial_use": next(answer for answer in ("no", UNKNOWN, "yes") if answer in answers),
+    }
 
 
 def _head(

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ def defaults() -> Config:
                     "blend": 0.0,  # odds that a stem is the sum of two clips of its kind
                     "hook": "",  # package.module:function, the one place where a config names code: docs/data.md
                 },
+                "also": {},  # further data sets to train on, by names of one's own: `further`
                 "songs": {"train": 24, "valid": 4, "test": 6, "seconds": 30.0, "seed": 0},  # builtin only
             },
             "optim": {
@@ -144,6 +146,49 @@ def defaults() -> Config:
             },
         }
     )
+
+
+FURTHER = {
+    "source": "folder",  # as data.source, or singles: jaxsep/data/singles.py
+    "root": "",
+    "odds": 0.0,  # that an example is of this data set
+    "instruments": (),
+    "missing": "refuse",
+    # singles only
+    "proportions": (),  # how often each stem of data.stems is heard, relative to the others; () = always
+    "match": True,  # stems are as loud as those of a random song of the first data set
+}
+
+
+def add_further(config: Config, name: str, **values: Any) -> None:
+    """Adds keys to a block of `data.also`: `add_further(config, "slakh", source="slakh2100", odds=0.3)`."""
+    with config.unlocked():
+        given = config.data.also[name].to_dict() if name in config.data.also else {}
+        config.data.also[name] = ConfigDict(FURTHER | given | values)
+
+
+def name_further(config: Config, words: Sequence[str]) -> None:
+    """Adds the blocks of `data.also` that a command line names, so that their keys can be given there."""
+    for name in re.findall(r"^--?config\.data\.also\.(\w+)\.", "\n".join(words), re.MULTILINE):
+        add_further(config, name)
+
+
+def further(config: Config) -> dict[str, Config]:
+    """The blocks of `data.also` by name, in the order of their names, each with every key.
+
+    Raises:
+        JaxsepError: a key that there is not, or odds that are none.
+    """
+    blocks = {}
+    for name, given in sorted(config.data.also.items()):
+        for key in given:
+            choose(FURTHER, key, f"data.also.{name}: the key")
+        blocks[name] = ConfigDict(FURTHER | given.to_dict())
+        if not 0 < blocks[name].odds <= 1:
+            raise JaxsepError(f"data.also.{name}.odds={blocks[name].odds}: expected odds above 0 to 1")
+    if (total := sum(block.odds for block in blocks.values())) > 1 + 1e-9:
+        raise JaxsepError(f"data.also: the odds are {total:g} together, expected 1 at most")
+    return blocks
 
 
 def study(config: Config, bins: int = 1536) -> None:
@@ -321,6 +366,7 @@ def check(config: Config) -> None:
         raise JaxsepError("blend_weights: expected 0 or more, and above 0 for one net of every source")
     if config.data.standardise and not config.inference.standardise:
         raise JaxsepError("data.standardise=True needs inference.standardise=True: songs are separated as trained on")
+    further(config)
     for key in ("steps", "blend", "log_every", "eval_every", "save_every", "sample_rate", "channels"):
         if config[key] < 1:
             raise JaxsepError(f"{key}={config[key]}: expected 1 or more")

@@ -106,6 +106,7 @@ class Progress:
         self._first, self._start = step, time.perf_counter()
         self._line_step, self._line_time, self._waited = step, self._start, 0.0
         self.shown: dict[str, float] = {}
+        self._unreadable: dict[str, int] = {}
         self._bar = None
         if self.out.isatty():
             from tqdm import tqdm
@@ -116,6 +117,13 @@ class Progress:
     def waited(self, seconds: float) -> None:
         """Adds time that a step spent waiting for its batch."""
         self._waited += seconds
+
+    def unreadable(self, files: Mapping[str, tuple[str, int]]) -> None:
+        """Names files that were skipped, each once, and counts the examples that were drawn anew because of them."""
+        for file, (why, count) in sorted(files.items()):
+            if file not in self._unreadable:
+                print(f"unreadable, examples are drawn anew: {why}", file=sys.stderr, flush=True)
+            self._unreadable[file] = count
 
     def step(self, step: int, **numbers: float) -> None:
         """A step is done; `numbers` replace those shown, e.g. loss or sdr."""
@@ -135,6 +143,7 @@ class Progress:
             "seconds": round(seconds, 3),
             "examples_per_second": round(done / seconds, 3),
             "input_wait": round(self._waited / seconds, 4),
+            **({"drawn_anew": sum(self._unreadable.values())} if self._unreadable else {}),
         }
 
     def line(self, step: int) -> dict[str, float]:
@@ -144,6 +153,8 @@ class Progress:
             left = (self.steps - step) * (time.perf_counter() - self._start) / max(step - self._first, 1)
             values = "  ".join(f"{name} {value:.4g}" for name, value in self.shown.items())
             speed = f"{clock['examples_per_second']:.1f} examples/s  input wait {clock['input_wait']:.0%}"
+            if self._unreadable:
+                speed += f"  {len(self._unreadable)} files unreadable, {clock['drawn_anew']} examples drawn anew"
             eta = datetime.timedelta(seconds=math.ceil(left))
             print(f"step {step}/{self.steps}  {values}  {speed}  eta {eta}", file=self.out, flush=True)
         self.skip(step)

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -186,7 +187,7 @@ def unwritable(path: Path, error: OSError) -> JaxsepError:
 def _compare(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     before, now = _flat(old), _flat(new)
     differing = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
-    fixed = [key for key in differing if key not in CHANGEABLE]
+    fixed = [key for key in differing if key not in CHANGEABLE and not re.fullmatch(r"data\.also\..*\.root", key)]
     if fixed:
         named = ", ".join(f"{key} ({before.get(key)!r}, now {now.get(key)!r})" for key in fixed)
         raise JaxsepError(f"{folder} is a run of another config: {named}; choose another --workdir")

@@ -2,8 +2,10 @@ import dataclasses
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -353,6 +355,83 @@ np.save(sys.argv[2], np.stack([batch["sources"] for batch in itertools.islice(st
     ]
     whole = np.stack([batch["sources"] for batch in take(cfg, 2, first_step=3)])
     np.testing.assert_array_equal(np.concatenate(shares, axis=1), whole)
+
+
+DISTRIBUTED = """
+import itertools, json, sys
+import jax
+import numpy as np
+address, index, count, first_step, steps, out, values = sys.argv[1:]
+jax.config.update("jax_num_cpu_devices", 4 // int(count))
+jax.distributed.initialize(address, int(count), int(index))
+from ml_collections import ConfigDict
+from jaxsep import training
+from jaxsep.data.pipeline import batches
+from jaxsep.data.tracks import open_tracks
+config = ConfigDict(json.loads(values))
+sources = {stem: (stem,) for stem in config.data.stems.split(",")}
+index, count = jax.process_index(), jax.process_count()
+stream = batches(open_tracks(config.data, "train"), sources, config, first_step=int(first_step),
+                 process_index=index, process_count=count)
+mesh, found = training.make_mesh(), []
+assert mesh.size == 4
+for batch in itertools.islice(stream, int(steps)):
+    whole = training.put(batch, mesh)["sources"]
+    assert len(whole.addressable_shards) == 4 // count
+    found.append(np.asarray(jax.jit(lambda x: x, out_shardings=jax.sharding.NamedSharding(
+        mesh, jax.sharding.PartitionSpec()))(whole)))
+if index == count - 1:
+    np.save(out, np.stack(found))
+"""
+
+
+def distributed(cfg: ConfigDict, count: int, first_step: int, steps: int, out: Path) -> np.ndarray:
+    """Global batches, as the last of so many processes under jax.distributed sees them."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = {key: value for key, value in os.environ.items() if key != "JAX_NUM_CPU_DEVICES"}
+    started = []
+    for index in range(count):
+        arguments = [address, index, count, first_step, steps, out, json.dumps(cfg.to_dict())]
+        command = [sys.executable, "-c", DISTRIBUTED, *map(str, arguments)]
+        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    said = [process.communicate(timeout=300)[0].decode() for process in started]
+    assert [process.returncode for process in started] == [0] * count, said
+    return np.load(out)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(4, 1), pytest.param(1, 2, marks=pytest.mark.full), pytest.param(2, 4, marks=pytest.mark.full)],
+)
+def test_a_restart_under_another_number_of_processes_continues_the_same_stream(songs, tmp_path, before, after):
+    """Started with jax.distributed on one machine, and put together to global arrays over four devices."""
+    cfg = config(songs)
+    whole = np.stack([batch["sources"] for batch in take(cfg, 4)])
+    first = distributed(cfg, before, 0, 2, tmp_path / "first.npy")
+    np.testing.assert_array_equal(first, whole[:2])
+    if after > 1:
+        np.testing.assert_array_equal(distributed(cfg, after, 2, 2, tmp_path / "second.npy"), whole[2:])
+    else:
+        np.testing.assert_array_equal(np.stack([b["sources"] for b in take(cfg, 2, first_step=2)]), whole[2:])
+
+
+def test_slow_storage_is_read_ahead_of_a_busy_consumer(songs, monkeypatch):
+    """Eight examples wait 50 ms each, four at a time: 100 ms a batch, which a step of 200 ms hides."""
+    read = Crops.read
+    monkeypatch.setattr(Crops, "read", lambda *given: (time.sleep(0.05), read(*given))[1])
+    cfg = config(songs, batch_size=8)
+    stream = batches(open_tracks(cfg.data, "train"), SINGLE, cfg, first_step=0, workers=4)
+    next(stream)
+    waits = []
+    for _ in range(6):
+        time.sleep(0.2)
+        started = time.perf_counter()
+        next(stream)
+        waits.append(time.perf_counter() - started)
+    stream.close()
+    assert np.median(waits) < 0.05  # without reading ahead 0.1 s, one thread alone 0.4 s
 
 
 def test_the_original_mixture_is_fed_as_it_is(songs):

@@ -332,6 +332,41 @@ def test_another_config_or_other_data_are_refused(short, songs, tmp_path, capsys
     assert status == 2 and "has checkpoints but no config.json" in err[0]
 
 
+def test_single_stems_beside_songs_and_files_that_cannot_be_read(songs, tmp_path, capsys, monkeypatch):
+    """On slow storage, too, whose wait the log shows."""
+    from jaxsep.data.pipeline import Crops
+
+    root, singles, workdir = tmp_path / "songs", tmp_path / "singles", tmp_path / "run"
+    shutil.copytree(songs, root)
+    (root / "train" / "song b" / "other.wav").write_bytes(b"RIFF")
+    for folder, length in {"vocals": 900, "keys": 5000}.items():
+        (singles / folder).mkdir(parents=True)
+        wave = np.random.default_rng(length).uniform(-0.01, 0.01, (length, 2))
+        soundfile.write(singles / folder / "1.wav", wave, RATE)
+    also = {"source": "singles", "root": singles, "odds": 0.5, "instruments": "('keys=other',)"}
+    also = {f"data__also__loops__{key}": value for key, value in also.items()}
+    settings = {**also, "data__remix": "stem", "optim__accumulate": 1, "steps": 3, "log_every": 3, "eval_every": 3}
+    words = command(root, workdir, **settings)
+    status, _, err = run_here(words, capsys)
+    assert status == 2 and "song b" in err[0] and "other.wav" in err[0]
+    read = Crops.read
+    monkeypatch.setattr(Crops, "read", lambda *given: (time.sleep(0.3), read(*given))[1])
+    status, out, err = run_here([*words, "--on-bad-file=skip"], capsys)
+    assert status == 0 and len(err) == 2 and "train: song b is left out" in err[0] and err[1] == "train: 1 left out"
+    assert "levels of 2 songs and 2 single stems" in out
+    assert list(json.loads((workdir / "songs.json").read_text())["train"]) == ["song a", "song c é"]
+    assert json.loads((workdir / "run.json").read_text())["data"]["songs"] == {"train": 2, "valid": 1, "also.loops": 2}
+    (line,) = (record for record in log.read_metrics(workdir / "metrics.jsonl") if record["kind"] == "train")
+    assert line["time"]["input_wait"] > 0.5 and "drawn_anew" not in line["time"]
+    monkeypatch.undo()
+    shutil.rmtree(root / "train" / "song a")
+    words = command(root, workdir, **settings | {"steps": 9, "eval_every": 9, "log_every": 9})
+    status, out, err = run_here([*words, "--on-bad-file=skip"], capsys)
+    assert status == 0 and "1 files unreadable" in out
+    assert "train: song a is left out" in err[0] and "unreadable, examples are drawn anew: song a: gone" in err[-1]
+    assert log.read_metrics(workdir / "metrics.jsonl")[-2]["time"]["drawn_anew"] > 1
+
+
 def test_stops_when_nothing_gets_better(songs, tmp_path, capsys):
     still = {"optim__learning_rate": 1e-30, "model__batch_norm": "frozen", "optim__accumulate": 1, "patience": 2}
     words = command(songs, tmp_path / "run", **still, eval_every=1, optim__schedule__name="constant")
@@ -373,6 +408,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(songs, tmp_path, c
         (["--config.steps=many"], "flag --config.steps=many: invalid literal for int()"),
         (["--config.songs=3"], "the config has no key 'songs'"),
         (["--config.data.songs=3"], "flag --config.data.songs=3: Failed to parse"),
+        (["--config.data.also.x.rot=y"], "the config has no key 'rot'"),
+        (["--config.data.also.x.root=/y"], "data.also.x.odds=0.0: expected odds above 0 to 1"),
+        (["--on-bad-file=zeros"], "--on-bad-file=zeros: value should be one of <stop|skip>"),
         (["--confg=x"], "Unknown command line flag 'confg'. Did you mean: config"),
         (["stray"], "'stray' is no flag; expected train.py --config="),
         (["--config=configs/spleeter.py:dmo"], "did you mean 'demo'?"),

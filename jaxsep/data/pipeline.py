@@ -10,6 +10,7 @@ goes by without Python's lock (pread, libsndfile, soxr); all after it are graph 
 import dataclasses
 import math
 import os
+import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -27,10 +28,14 @@ from jaxsep.data.conditions import KINDS, conditions
 from jaxsep.data.levels import Levels
 from jaxsep.data.plan import Plan, Planner
 from jaxsep.data.readers import to_float
-from jaxsep.data.tracks import MIXTURE, Track
+from jaxsep.data.sets import DataSet, Mixer, every
+from jaxsep.data.singles import Singles
+from jaxsep.data.tracks import MIXTURE, Track, silent_track
 from jaxsep.data.unlabeled import Clips
 from jaxsep.errors import JaxsepError
 
+FAR = 2**48  # numbers that no run reaches: example n + FAR takes the place of example n where that cannot be read
+ATTEMPTS = 100  # to find an example that can be read
 MARGIN = 4096  # samples at the file's rate after which the resampler has forgotten an edge
 
 
@@ -80,7 +85,12 @@ class Crops:
     """Plans and reads the stems of any sample number."""
 
     def __init__(
-        self, tracks: Sequence[Track], sources: Mapping[str, Sequence[str]], config: Any, levels: Levels | None
+        self,
+        tracks: Sequence[Track],
+        sources: Mapping[str, Sequence[str]],
+        config: Any,
+        levels: Levels | None,
+        sets: Sequence[DataSet] = (),
     ):
         data = config.data
         self.sources, self.conditions = sources, data.conditions
@@ -91,26 +101,48 @@ class Crops:
         self.clips = None
         if data.unlabeled.root:
             self.clips = Clips(sources, config, lambda rate: Window(rate, config.sample_rate, longest).span)
-        self.labelled, self.tracks = len(tracks), [*tracks, *(self.clips.tracks if self.clips else ())]
+        labelled = every(tracks, sets)
+        if any(each.heard is not None for each in sets):
+            labelled.append(silent_track(self.stems, config.sample_rate, longest))
+        self.labelled, self.tracks = len(labelled), [*labelled, *(self.clips.tracks if self.clips else ())]
         self.levels = levels
         if levels is not None and self.clips:
             self.levels = Levels(*map(np.concatenate, zip(levels, self.clips.levels, strict=True)))
         self.original = data.mixture == "original"
         self.rows = (*self.stems * self.changer.clips, *([MIXTURE] if self.original else []))
-        self.channels = config.channels
+        self.channels, self.seed, self.swap = config.channels, config.seed, data.swap
         self.windows = [Window(track.rate, config.sample_rate, longest) for track in self.tracks]
         self.width = max(config.channels, *(track.channels for track in self.tracks))
         _check(self, config)
         same_rate = all(window.margin == 0 for window in self.windows)
-        stored = {track.reader(row).dtype for track in self.tracks for row in self.rows}
+        stored = {reader.dtype for track in self.tracks for reader in track.stems.values()}
+        stored |= {track.reader(MIXTURE).dtype for track in self.tracks if self.original}
         self.dtype = np.dtype(np.int16 if same_rate and stored == {np.dtype(np.int16)} else np.float32)
-        windows = self.windows[: self.labelled]
+        self.planner = self._plans(len(tracks), sets, config, clip=0)
+        self.second = self._plans(len(tracks), sets, config, clip=1) if self.changer.clips > 1 else None
+
+    def _plans(self, songs: int, sets: Sequence[DataSet], config: Any, clip: int) -> Planner | Mixer:
+        """Of the first or second clip of each stem."""
+        first, others, offset = self._planner(range(songs), config, clip), [], songs
+        for each in sets:
+            numbers = range(offset, offset + len(each.tracks))
+            planner = self._planner(numbers, config, clip) if each.heard is None else self._singles(each, numbers)
+            others.append((each.odds, offset, planner))
+            offset = numbers.stop
+        return Mixer(first, others, silence=offset) if others else first
+
+    def _planner(self, numbers: range, config: Any, clip: int) -> Planner:
+        """Of the songs of one data set."""
+        data, tracks = config.data, [self.tracks[number] for number in numbers]
+        windows = [self.windows[number] for number in numbers]
         shift, pad = (np.array([w.stored(n) for w in windows], np.int64) for n in (data.shift, data.pad))
         spans = np.array([w.span for w in windows])
-        self.planner = Planner(
+        positions = np.array([track.length for track in tracks]) + 2 * pad - spans - shift + 1
+        _check_lengths(tracks, positions, config, self.changer.active)
+        return Planner(
             seed=config.seed,
             stems=self.stems,
-            positions=np.array([track.length for track in tracks]) + 2 * pad - spans - shift + 1,
+            positions=positions,
             remix=data.remix,
             gain=tuple(data.gain),
             swap=data.swap,
@@ -118,9 +150,27 @@ class Crops:
             group=data.group,
             shift=shift,
             first=-pad,
+            clip=clip,
         )
-        self.second = dataclasses.replace(self.planner, clip=1) if self.changer.clips > 1 else None
-        _check_lengths(self, config)
+
+    def _singles(self, each: DataSet, numbers: range) -> Singles:
+        assert each.heard is not None
+        tracks, windows = ([found[number] for number in numbers] for found in (self.tracks, self.windows))
+        files = {
+            stem: np.array([index for index, track in enumerate(tracks) if stem in track.stems], np.int64)
+            for stem in self.stems
+        }
+        # Where no file is of the stem with the greatest share, the next one is always heard.
+        heard = np.array([len(files[stem]) > 0 for stem in self.stems]) * each.heard
+        return Singles(
+            stems=self.stems,
+            files=files,
+            seconds=np.array([track.length / track.rate for track in tracks]),
+            room=np.array([track.length - window.span for track, window in zip(tracks, windows, strict=True)]),
+            heard=heard / heard.max(),
+            rms=each.loudness and each.loudness.files,
+            reference=each.loudness and each.loudness.reference,
+        )
 
     @property
     def marks(self) -> dict[str, tuple[int, ...]]:
@@ -137,7 +187,7 @@ class Crops:
     def plan(self, number: int) -> tuple[Plan, Float32[np.ndarray, "..."] | None]:
         """What the example is made of, a column per row of stems, and its mark, where there are some."""
         if self.conditions:
-            drawn = conditions(self.conditions, self.planner.seed, [number], self.sources, self.stems)
+            drawn = conditions(self.conditions, self.seed, [number], self.sources, self.stems)
             plan, mark = self.planner([number], drawn.apart), drawn.targets[0]
         else:
             plan, mark = self.planner([number]), None
@@ -233,13 +283,15 @@ def _read_padded(track: Track, row: str, start: int, count: int) -> np.ndarray:
     return samples if high - low == count else np.pad(samples, [(low - start, start + count - high), (0, 0)])
 
 
-def _check_lengths(crops: Crops, config: Any) -> None:
-    for track, positions in zip(crops.tracks[: crops.labelled], crops.planner.positions, strict=True):
-        if positions < 1:
+def _check_lengths(
+    tracks: Sequence[Track], positions: Int64[np.ndarray, " tracks"], config: Any, changed: bool
+) -> None:
+    for track, count in zip(tracks, positions, strict=True):
+        if count < 1:
             raise JaxsepError(
-                f"track {track.name!r}: {track.length} samples, shorter than the {track.length - positions + 1} that "
+                f"track {track.name!r}: {track.length} samples, shorter than the {track.length - count + 1} that "
                 f"data.segment={config.data.segment} needs with data.shift={config.data.shift}"
-                f"{' and data.augment' if crops.changer.active else ''}; remove the song or set a shorter segment"
+                f"{' and data.augment' if changed else ''}; remove the song or set a shorter segment"
             )
 
 
@@ -296,9 +348,12 @@ class Stream(Iterator[dict[str, np.ndarray]]):
         share: range,
         first_step: int,
         workers: int,
+        skip: bool,
     ):
-        self._crops, self._batch_size, self._share = crops, batch_size, share
+        self._crops, self._batch_size, self._share, self._skip = crops, batch_size, share, skip
         self._failures: dict[int, JaxsepError] = {}
+        self._lock = threading.Lock()
+        self._unreadable: dict[str, tuple[str, int]] = {}
         options = tf.data.Options()
         options.deterministic = True
         options.autotune.enabled = False
@@ -331,10 +386,17 @@ class Stream(Iterator[dict[str, np.ndarray]]):
         # What the reader said, without TensorFlow's traceback around it; of several, the first in the stream.
         raise self._failures[min(self._failures)]
 
+    @property
+    def unreadable(self) -> dict[str, tuple[str, int]]:
+        """Files that were skipped -> what the first error was, and how many examples were drawn anew."""
+        with self._lock:
+            return dict(self._unreadable)
+
     def describe(self, step: int) -> list[str]:
         """Says for each example of global batch `step` what it is made of, whichever process made it."""
         first = step * self._batch_size
-        return [self._crops.describe(number) for number in range(first, first + self._batch_size)]
+        numbers = range(first, first + self._batch_size)
+        return [self._crops.describe(self._readable(number)[0]) for number in numbers]
 
     def _number(self, index: int) -> int:
         """The sample number of this process's example number `index`."""
@@ -348,15 +410,36 @@ class Stream(Iterator[dict[str, np.ndarray]]):
         """
         number, crops = self._number(int(index)), self._crops
         try:
-            plan, mark = crops.plan(number)
-            changes = crops.changer(number, plan)
-            counts = crops.counts(changes)
-            samples = crops.read(plan, counts)
+            _, plan, mark, changes, counts, samples = self._readable(number)
         except JaxsepError as error:
             self._failures[number] = error
             raise
         drawn = *crops.level(plan, changes), plan.swap[0], changes.warp.astype(np.int32), changes.band, changes.key
         return (samples, counts, *drawn) if mark is None else (samples, counts, *drawn, mark)
+
+    def _readable(self, number: int) -> tuple[int, Plan, np.ndarray | None, Changes, np.ndarray, np.ndarray]:
+        """Number, plan, mark, changes, counts and samples of the example, or of the one in its place.
+
+        Another one is in its place where files that cannot be read are skipped. An example is made by one process
+        alone, and whichever makes it finds the same files damaged. So no process needs to know what another one found,
+        and the batches are the same for any number of them and after any restart.
+        """
+        attempts = ATTEMPTS if self._skip else 1
+        for attempt in range(attempts):
+            candidate = number + attempt * FAR
+            plan, mark = self._crops.plan(candidate)
+            changes = self._crops.changer(candidate, plan)
+            counts = self._crops.counts(changes)
+            try:
+                return candidate, plan, mark, changes, counts, self._crops.read(plan, counts)
+            except JaxsepError as error:
+                if attempt + 1 == attempts:
+                    raise
+                file, why = str(error).partition(": ")[0], str(error)  # the errors of readers begin with the file
+                with self._lock:
+                    first, count = self._unreadable.get(file, (why, 0))
+                    self._unreadable[file] = (first, count + 1)
+        raise AssertionError("unreachable")
 
     def _example(self, index: Any) -> dict[str, Any]:
         crops, rows = self._crops, len(self._crops.rows)
@@ -368,7 +451,7 @@ class Stream(Iterator[dict[str, np.ndarray]]):
             waves = self._changed(waves, counts, warp, band)
         else:
             waves = tf.reshape(waves, (rows, crops.segment, crops.width))
-        if crops.planner.swap:
+        if crops.swap:
             waves = augment.swap(waves, tf.ensure_shape(swap, len(crops.stems) * crops.changer.clips))
         waves = augment.level(waves, gain, None if crops.levels is None else offset)
         stems = waves[: len(crops.stems)]
@@ -418,9 +501,11 @@ def batches(
     *,
     first_step: int,
     levels: Levels | None = None,
+    sets: Sequence[DataSet] = (),
     process_index: int = 0,
     process_count: int = 1,
     workers: int | None = None,
+    skip: bool = False,
 ) -> Stream:
     """The stream of training batches, from global batch `first_step` on.
 
@@ -428,10 +513,12 @@ def batches(
         tracks: the songs, in the order of `open_tracks`.
         sources: for each source its stems.
         config: the whole config; `seed`, `sample_rate`, `channels` and `data` are read.
-        levels: of the songs, by which they are standardised, under `data.standardise`.
+        levels: of the songs and then of those of `sets`, by which they are standardised, under `data.standardise`.
+        sets: further data sets, see `jaxsep.data.sets.open_sets`.
         process_index: which contiguous share of each global batch to make.
         process_count: how many shares there are.
         workers: threads; by default one per core this process may use.
+        skip: draw examples anew whose files cannot be read, instead of stopping.
 
     Raises:
         JaxsepError: songs that do not fit the config, or a batch that cannot be shared out.
@@ -444,13 +531,13 @@ def batches(
         raise JaxsepError(f"data.batch_size={size}: expected a multiple of the {process_count} processes")
     if not tracks:
         raise JaxsepError("no songs to train on; see `jaxsep data check`")
-    crops = Crops(tracks, sources, config, levels)
+    crops = Crops(tracks, sources, config, levels, sets)
     for source, members in sources.items():
         if unknown := [stem for stem in members if stem not in crops.stems]:
             raise JaxsepError(f"sources: {source!r} needs the stem {unknown[0]!r}; data.stems={config.data.stems!r}")
     local = size // process_count
     share = range(process_index * local, (process_index + 1) * local)
-    return Stream(crops, size, share, first_step, workers or _cores())
+    return Stream(crops, size, share, first_step, workers or _cores(), skip)
 
 
 def _cores() -> int:

@@ -17,6 +17,7 @@ from jaxsep.errors import JaxsepError
 # What a draw is for. A number never gets a second meaning: the streams of old runs would change.
 TRACK, START, GAIN, SIGN, SWAP, CONDITION, GRADED, FACTOR, APART, SHIFT, ORDER, WEAK, SILENT, CLIP, PLACE = range(15)
 WARPED, PITCH, TEMPO, REPITCH, DECIBELS, LOUDNESS, FILTERED, MIDDLE, WIDTH, BLEND, HOOK = range(15, 26)
+SET, HEARD, REFERENCE = range(26, 29)
 
 
 def random_bits(

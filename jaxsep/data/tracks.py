@@ -26,6 +26,7 @@ SPLITS = ("train", "valid", "test")
 MIXTURE = "mixture"
 SUFFIXES = (".wav", ".flac")
 STEM_MP4 = ".stem.mp4"
+MISSING = {"refuse": False, "silence": True}  # may a song lack a stem?
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,7 @@ def open_tracks(
         raise JaxsepError(f"data.stems={data.stems!r}: {MIXTURE!r} is the whole song, not a stem; leave it out")
     try:
         opener, paths = choose(SOURCES, data.source, "data.source")(data, split, workdir)
-        return _open_all(opener, paths, refused)
+        return open_all(opener, paths, refused)
     except OSError as error:
         raise JaxsepError(f"{error.filename or data.root}: cannot be read ({error.strerror})") from None
 
@@ -156,7 +157,7 @@ class _Parts:
         """By a config's `data` block; without a table, every stem is called what it is."""
         stems = parse_stems(data.stems)
         own = parse_instruments(data.instruments, stems)
-        missing = choose({"refuse": False, "silence": True}, data.missing, "data.missing")
+        missing = choose(MISSING, data.missing, "data.missing")
         return cls(stems, {**({stem: stem for stem in stems} if table is None else table), **own}, missing)
 
     def stem(self, instrument: str) -> str | None:
@@ -299,9 +300,12 @@ SOURCES = {
 }
 
 
-def _open_all(
-    opener: Callable[[Any], Track], paths: Mapping[str, Any], refused: Callable[[str, JaxsepError], None] | None
+def open_all(
+    opener: Callable[[Any], Track],
+    paths: Mapping[str, Any],
+    refused: Callable[[str, JaxsepError], None] | None = None,
 ) -> list[Track]:
+    """Songs by name, opened in threads; see `open_tracks`."""
     names = sorted(paths)
     tracks = []
     with ThreadPoolExecutor(16) as pool:
@@ -335,6 +339,12 @@ def _track(name: str, split: str, readers: dict[str, Reader]) -> Track:
             )
     stems = {stem: reader for stem, reader in readers.items() if stem != MIXTURE}
     return Track(name, split, stems, readers.get(MIXTURE), first.rate, channels, first.length)
+
+
+def silent_track(stems: Sequence[str], rate: int, length: int) -> Track:
+    """A song of nothing but silence."""
+    reader = Silence(Path("silence"), rate, 1, length, np.dtype(np.int16))
+    return Track("silence", "train", dict.fromkeys(stems, reader), None, rate, 1, length)
 
 
 def _alike(readers: Sequence[Reader], *properties: str) -> None:

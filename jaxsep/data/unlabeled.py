@@ -17,8 +17,8 @@ from jaxsep.audio import open_audio
 from jaxsep.config import parse_stems
 from jaxsep.data.levels import Levels
 from jaxsep.data.plan import CLIP, PLACE, SILENT, WEAK, Plan, below, random_bits, unit
-from jaxsep.data.readers import Reader, Samples, Silence
-from jaxsep.data.tracks import Track
+from jaxsep.data.readers import Reader, Samples
+from jaxsep.data.tracks import Track, silent_track
 from jaxsep.errors import JaxsepError
 from jaxsep.mining.index import Extract, Song, read_index, read_settings
 
@@ -79,7 +79,7 @@ class Clips:
         self.clips: dict[int, list[int]] = {}  # number of a source -> numbers of the clips in which it is silent
         for clip, (_, extract) in enumerate(found):
             self.clips.setdefault(list(sources).index(extract.source), []).append(clip)
-        self.tracks.append(_silence(config.sample_rate, span(config.sample_rate), self.stems))
+        self.tracks.append(silent_track(self.stems, config.sample_rate, span(config.sample_rate)))
 
     def place(self, plan: Plan, number: int, first: int) -> tuple[Plan, Float32[np.ndarray, " s"]]:
         """The plan with a clip in it where the example is weak.
@@ -144,8 +144,3 @@ def _track(song: Song, extract: Extract, folder: Path, songs: Path, stems: Seque
     reader = Stretch(path, song.rate, song.channels, extract.length, dtype, start=start)
     name = f"{song.file} without {extract.source} from {extract.start / song.rate:.2f} s on"
     return Track(name, "train", dict.fromkeys(stems, reader), None, song.rate, song.channels, extract.length)
-
-
-def _silence(rate: int, length: int, stems: Sequence[str]) -> Track:
-    reader = Silence(Path("silence"), rate, 1, length, np.dtype(np.int16))
-    return Track("silence", "train", dict.fromkeys(stems, reader), None, reader.rate, 1, reader.length)
