@@ -21,8 +21,9 @@ from jaxsep import cli, losses, optim
 from jaxsep import config as configs
 from jaxsep import training as steps
 from jaxsep.checkpoint import load_variables
-from jaxsep.data import synth, unlabeled
+from jaxsep.data import synth
 from jaxsep.data.pipeline import batches
+from jaxsep.data.readers import Silence
 from jaxsep.data.tracks import open_tracks
 from jaxsep.errors import JaxsepError
 from jaxsep.inference import Model
@@ -594,7 +595,7 @@ def test_sources_must_be_the_whole_song_and_songs_must_stay(mined):
     (mined / "music" / "c.wav").rename(mined / "gone.wav")
     with pytest.raises(JaxsepError, match=r"c\.wav: cannot be read .*; mine again, or restore the songs"):
         take(config, 1)
-    assert unlabeled.Silence(Path(), RATE, 1, 5, np.dtype(np.int16)).read(2, 3).tolist() == [[0]] * 3
+    assert Silence(Path(), RATE, 1, 5, np.dtype(np.int16)).read(2, 3).tolist() == [[0]] * 3
 
 
 def test_training_with_weak_examples_is_reproducible(mined, monkeypatch, tmp_path, capsys):
