@@ -124,7 +124,7 @@ class Singles:
         return files[np.minimum(np.searchsorted(until, where * until[-1], "right"), len(files) - 1)]
 
     def _match(
-        self, track: Int64[np.ndarray, "b k"], heard: Bool[np.ndarray, "b k"], bits: UInt64[np.ndarray, "b k"]
+        self, track: Int64[np.ndarray, "b k"], heard: Bool[np.ndarray, "b k"], bits: UInt64[np.ndarray, "b 1"]
     ) -> Float64[np.ndarray, "b k"]:
         """Factors that give each stem the level that it has in a song, and the mix that of the song's mix.
 
