@@ -155,7 +155,7 @@ class Crops:
 
     def _singles(self, each: DataSet, numbers: range) -> Singles:
         assert each.heard is not None
-        tracks, windows = ([found[number] for number in numbers] for found in (self.tracks, self.windows))
+        tracks, windows = [self.tracks[n] for n in numbers], [self.windows[n] for n in numbers]
         files = {
             stem: np.array([index for index, track in enumerate(tracks) if stem in track.stems], np.int64)
             for stem in self.stems

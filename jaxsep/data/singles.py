@@ -136,7 +136,7 @@ class Singles:
         return level * np.sqrt(whole / there)[:, None] / self.rms[track]
 
 
-def shares(proportions: Sequence[float], stems: Sequence[str], what: str) -> Float64[np.ndarray, " k"]:
+def shares(proportions: Sequence[int | float], stems: Sequence[str], what: str) -> Float64[np.ndarray, " k"]:
     """How often each stem is heard: always for the greatest of the proportions, for the others in proportion.
 
     Raises:
