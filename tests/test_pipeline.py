@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ import soxr
 from ml_collections import ConfigDict
 from scipy import stats
 
+from jaxsep import log
 from jaxsep.config import defaults
 from jaxsep.data import augment, levels
 from jaxsep.data.augment import tf
@@ -417,21 +419,32 @@ def test_a_restart_under_another_number_of_processes_continues_the_same_stream(s
         np.testing.assert_array_equal(np.stack([b["sources"] for b in take(cfg, 2, first_step=2)]), whole[2:])
 
 
-def test_slow_storage_is_read_ahead_of_a_busy_consumer(songs, monkeypatch):
-    """Eight examples wait 50 ms each, four at a time: 100 ms a batch, which a step of 200 ms hides."""
-    read = Crops.read
-    monkeypatch.setattr(Crops, "read", lambda *given: (time.sleep(0.05), read(*given))[1])
+def test_what_is_read_ahead_of_a_busy_consumer_is_bounded_and_waiting_shows_in_the_log(songs, monkeypatch):
+    """While a step runs two batches are made, the next is begun, and then reading stops: memory does not grow."""
+    reads, read = [], Crops.read
+
+    def slow(*given):
+        time.sleep(0.01)
+        reads.append(1)
+        return read(*given)
+
+    monkeypatch.setattr(Crops, "read", slow)
     cfg = config(songs, batch_size=8)
     stream = batches(open_tracks(cfg.data, "train"), SINGLE, cfg, first_step=0, workers=4)
     next(stream)
-    waits = []
-    for _ in range(6):
-        time.sleep(0.2)
+    until = time.monotonic() + 60
+    while len(reads) < 3 * 8:  # so many without being asked
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    time.sleep(1)
+    assert len(reads) <= 4 * 8 + 2 * 4  # the batch handed over, two made, one in the making, and what the threads hold
+    progress = log.Progress(0, 9, 8, out=io.StringIO())
+    for _ in range(6):  # a consumer that does nothing but wait
         started = time.perf_counter()
         next(stream)
-        waits.append(time.perf_counter() - started)
+        progress.waited(time.perf_counter() - started)
     stream.close()
-    assert np.median(waits) < 0.05  # without reading ahead 0.1 s, one thread alone 0.4 s
+    assert progress.clock(6)["input_wait"] > 0.8
 
 
 def test_the_original_mixture_is_fed_as_it_is(songs):
