@@ -154,7 +154,7 @@ class Progress:
             values = "  ".join(f"{name} {value:.4g}" for name, value in self.shown.items())
             speed = f"{clock['examples_per_second']:.1f} examples/s  input wait {clock['input_wait']:.0%}"
             if self._unreadable:
-                speed += f"  {len(self._unreadable)} files unreadable, {clock['drawn_anew']} examples drawn anew"
+                speed += f"  unreadable files {len(self._unreadable)}  drawn anew {clock['drawn_anew']}"
             eta = datetime.timedelta(seconds=math.ceil(left))
             print(f"step {step}/{self.steps}  {values}  {speed}  eta {eta}", file=self.out, flush=True)
         self.skip(step)

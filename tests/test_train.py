@@ -362,8 +362,9 @@ def test_single_stems_beside_songs_and_files_that_cannot_be_read(songs, tmp_path
     shutil.rmtree(root / "train" / "song a")
     words = command(root, workdir, **settings | {"steps": 9, "eval_every": 9, "log_every": 9})
     status, out, err = run_here([*words, "--on-bad-file=skip"], capsys)
-    assert status == 0 and "1 files unreadable" in out
-    assert "train: song a is left out" in err[0] and "unreadable, examples are drawn anew: song a: gone" in err[-1]
+    assert status == 0 and "unreadable files 1  drawn anew " in out
+    assert any("train: song a is left out: song a: gone" in line for line in err) and "train: 2 left out" in err
+    assert "unreadable, examples are drawn anew: song a: gone" in err[-1]
     assert log.read_metrics(workdir / "metrics.jsonl")[-2]["time"]["drawn_anew"] > 1
 
 
