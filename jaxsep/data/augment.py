@@ -112,7 +112,7 @@ def hooked(
     """
     what = f"data.augment.hook={hook.__module__}:{getattr(hook, '__qualname__', hook)}"
     try:
-        made = hook(stems, seed=tf.ensure_shape(key, 2), names=tuple(names), rate=rate)
+        made = hook(stems, seed=key, names=tuple(names), rate=rate)
     except Exception as error:
         raise JaxsepError(f"{what}: {type(error).__name__}: {error}") from error
     if not isinstance(made, tf.Tensor) or made.dtype != tf.float32 or not made.shape.is_compatible_with(stems.shape):

@@ -458,7 +458,7 @@ class Stream(Iterator[dict[str, np.ndarray]]):
         if crops.second:
             stems += waves[len(crops.stems) :]
         if crops.hook:
-            stems = augment.hooked(crops.hook, stems, key, crops.stems, crops.rate)
+            stems = augment.hooked(crops.hook, stems, tf.ensure_shape(key, 2), crops.stems, crops.rate)
         mixture = waves[-1] if crops.original else tf.add_n(tf.unstack(stems))
         sources = augment.sums(stems, crops.sources, crops.stems)
         if crops.channels < crops.width:
@@ -471,6 +471,7 @@ class Stream(Iterator[dict[str, np.ndarray]]):
     def _changed(self, waves: Any, counts: Any, warp: Any, band: Any) -> Any:
         """Rows [r t c] in their own pitch and tempo, and filtered."""
         rows, stems = len(self._crops.rows), len(self._crops.stems)
+        waves = tf.ensure_shape(waves, (None, self._crops.width))
         warp, band = tf.ensure_shape(warp, (rows, 3)), tf.ensure_shape(band, (rows, 2))
         change = tf.function(self._change, autograph=False)  # one graph for all rows
         made = []
