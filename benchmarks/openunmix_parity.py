@@ -19,12 +19,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
+from imported import difference, mixture, separate_by_jaxsep
 from openunmix.model import OpenUnmix
 from openunmix.utils import bandwidth_to_max_bin, load_separator
-
-from jaxsep.cli import main as jaxsep
 
 TARGETS = ("vocals", "drums", "bass", "other")
 STFT = {"sample_rate": 44100, "nfft": 4096, "nhop": 1024, "nb_channels": 2}
@@ -56,15 +54,6 @@ def separate_by_openunmix(folder: Path, targets: tuple[str, ...], mix: np.ndarra
     return {target: estimate.T.numpy() for target, estimate in zip(targets, estimates, strict=False)}
 
 
-def separate_by_jaxsep(folder: Path, targets: tuple[str, ...], song: Path, out: Path) -> dict[str, np.ndarray]:
-    """Stems [t c] by target, through the command line."""
-    run = out / "run"
-    assert jaxsep(["weights", "import", "openunmix", *(str(folder / f"{t}.pth") for t in targets), str(run)]) == 0
-    options = ["--model", str(run), "--out", str(out / "stems"), "--bits", "32f", "--clip", "none"]
-    assert jaxsep(["separate", str(song), *options]) == 0
-    return {t: soundfile.read(out / "stems" / song.stem / f"{t}.wav", dtype="float32")[0] for t in targets}
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("song", type=Path, help="folder with the stems of a song at 44.1 kHz, in stereo")
@@ -73,22 +62,22 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    mix = sum(soundfile.read(args.song / f"{stem}.wav", dtype="float32")[0] for stem in TARGETS)
     worst = 0.0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         song = folder / "mixture.wav"
-        soundfile.write(song, mix, STFT["sample_rate"], subtype="FLOAT")
+        mix = mixture(args.song, TARGETS, song)
         (folder / "separator.json").write_text(json.dumps(STFT))
         for target in TARGETS:
             save_random(folder, target, args.hidden, args.bandwidth)
         for targets in (TARGETS, TARGETS[:1]):
             theirs = separate_by_openunmix(folder, targets, mix)
-            ours = separate_by_jaxsep(folder, targets, song, folder / f"jaxsep{len(targets)}")
+            files = [folder / f"{target}.pth" for target in targets]
+            ours = separate_by_jaxsep("openunmix", files, song, folder / f"jaxsep{len(targets)}")
             for target in targets:
-                error = np.abs(ours[target] - theirs[target]).max() / np.abs(theirs[target]).max()
+                error = difference(ours[target], theirs[target])
                 print(f"{len(targets)} target(s), {target}: {error:.2e}")
-                worst = max(worst, float(error))
+                worst = max(worst, error)
     print(f"largest difference {worst:.2e}, allowed {TOLERANCE:.0e}")
     return int(worst > TOLERANCE)
 
