@@ -9,8 +9,8 @@
 | demucs 2.0.3 | Demucs (64 channels) and Conv-TasNet, in segments of 2 s |
 | demucs 4.1.0 | HTDemucs in segments of 7.8 s, a bag of two of them in segments of 3.9 s, HDemucs in segments of 2 s |
 
-The package makes the nets with random weights (norms, biases and scales of residual branches, too) and writes them as its
-training does. `jaxsep weights import demucs` makes run folders of them, `jaxsep separate` separates the sum of the
+The package makes the nets with random weights (norms, biases and scales of residual branches, too) and writes them as
+its training does. `jaxsep weights import demucs` makes run folders of them, `jaxsep separate` separates the sum of the
 stems in the folder, and the package's `apply_model` the same samples as its command does: standardised, a quarter of
 each segment shared, shifts off. Printed is max |a - b| / max |b| per stem; more than 1e-4 is exit status 1.
 """

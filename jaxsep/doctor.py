@@ -25,7 +25,7 @@ EXTRAS = {
     "midi": {"mido": "mido"},
     "weights": {"h5py": "h5py"},
     "parity": {"keras": "keras", "norbert": "norbert"},
-    "parity-torch": {"openunmix": "openunmix", "asteroid": "asteroid", "demucs": "demucs", "julius": "julius"},
+    "parity-torch": {name: name for name in ("openunmix", "asteroid", "demucs", "julius", "omegaconf")},
     "parity-demucs2": {"openunmix": "openunmix", "demucs": "demucs", "julius": "julius"},
     "cuda": {"jax-cuda13-plugin": "jax_cuda13_plugin"},
     "tpu": {"libtpu": "libtpu"},

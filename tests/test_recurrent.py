@@ -79,14 +79,14 @@ def test_equal_to_keras():
     assert relative(evaluated(net, variables, x), layer(np.asarray(x))) < 1e-5
 
 
-@pytest.mark.parametrize("large", [2**20, 0])
-def test_gradient_is_that_of_the_plain_scan(large, monkeypatch):
-    """The saved gates give what differentiating the recurrence step by step gives."""
+@pytest.mark.parametrize("large, rows, units", [(2**20, 3, 5), (0, 3, 5), (0, 1, 5), (0, 1, 64)])
+def test_gradient_is_that_of_the_plain_scan(large, rows, units, monkeypatch):
+    """The saved gates give what differentiating the recurrence step by step gives; one row has a product of its own."""
     monkeypatch.setattr(recurrent_layers, "LARGE", large)
     rng = np.random.default_rng(0)
-    gates = jnp.asarray(rng.standard_normal((9, 2, 3, 20)), jnp.float32)
-    recurrent = tuple(jnp.asarray(rng.standard_normal((2, 5, 20)), jnp.float32))
-    weight = jnp.asarray(rng.standard_normal((9, 2, 3, 5)), jnp.float32)
+    gates = jnp.asarray(rng.standard_normal((9, 2, rows, 4 * units)), jnp.float32)
+    recurrent = tuple(jnp.asarray(rng.standard_normal((2, units, 4 * units)) / units**0.5, jnp.float32))
+    weight = jnp.asarray(rng.standard_normal((9, 2, rows, units)), jnp.float32)
 
     def plain(gates, recurrent):
         def step(state, gates):
@@ -96,7 +96,7 @@ def test_gradient_is_that_of_the_plain_scan(large, monkeypatch):
             h = jax.nn.sigmoid(o) * jnp.tanh(cell)
             return (h, cell), h
 
-        return lax.scan(step, (jnp.zeros((2, 3, 5)),) * 2, gates)[1]
+        return lax.scan(step, (jnp.zeros((2, rows, units)),) * 2, gates)[1]
 
     def both(function):
         return function(gates, recurrent), jax.grad(lambda *args: (function(*args) * weight).sum(), (0, 1))(

@@ -5,7 +5,7 @@ And `hybrid/`: files as the package saves them, a bag, and in `stems.npz` what i
 Origin: demucs 4.1.0 of PyPI (github.com/facebookresearch/demucs), MIT; torchaudio 2.11.0 (MIT) for `medium`, which
 the package cannot make. With PyTorch 2.13:
 
-    pip install demucs==4.1.0
+    pip install demucs==4.1.0 omegaconf
     python make_hdemucs.py
 
 Weights and inputs are drawn by `draw` from the tensors' names, in the tests as here, so the files hold no weights.
