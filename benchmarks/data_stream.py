@@ -6,8 +6,8 @@
 
 All read six-second stereo crops of four stems at 44.1 kHz, each stem from a random song and place, change gain, sign
 and channels, and sum them into a batch of mixtures and sources. The plain loop is soundfile and numpy; with --pitch it
-takes librosa's phase vocoder and soxr. demucs' `Wavset` and `augment` join where demucs 4 is installed, with --pitch
-only where SoundTouch's `soundstretch` is, too; its stems come from one song each and are exchanged in groups of four,
+takes librosa's phase vocoder and soxr. demucs' `Wavset` and `augment` join where demucs 4 is installed (reading by
+soundfile where torchaudio does not work), with --pitch only where SoundTouch's `soundstretch` is, too; its stems come from one song each and are exchanged in groups of four,
 and it reads more than it yields, to have room for shifts and slower tempos. The seconds are those of the CPU, all
 threads and programs together, and the best of several interleaved rounds, so that other programs on the machine disturb
 little.
@@ -18,7 +18,9 @@ import importlib.util
 import itertools
 import os
 import shutil
+import sys
 import tempfile
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -84,6 +86,9 @@ def repitch(wave: np.ndarray, pitch: float, tempo: float) -> np.ndarray:
 def demucs_loop(root: Path, segment: int, batch_size: int, odds: float) -> Iterator[dict[str, np.ndarray]]:
     """demucs 4.1: `Wavset`, `RepitchedWrapper`, and the augmentations of its solver, in this process."""
     import torch
+
+    if not works("torchaudio"):
+        sys.modules["torchaudio"] = torchaudio_of_soundfile()
     from demucs import augment
     from demucs.repitch import RepitchedWrapper
     from demucs.wav import Wavset
@@ -110,6 +115,30 @@ def demucs_loop(root: Path, segment: int, batch_size: int, odds: float) -> Itera
         streams = torch.stack([data[int(index)] for index in rng.integers(len(data), size=batch_size)])
         sources = change(streams)
         yield {"mix": sources.sum(dim=1).numpy(), "sources": sources.numpy()}
+
+
+def works(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError):  # torchaudio without the libraries that it was built for
+        return False
+    return True
+
+
+def torchaudio_of_soundfile() -> types.ModuleType:
+    """The two functions that demucs calls, by libsndfile, as torchaudio's backend of that name had them."""
+    import torch
+
+    def load(path, frame_offset: int = 0, num_frames: int = -1):
+        wave, rate = soundfile.read(path, num_frames, frame_offset, dtype="float32", always_2d=True)
+        return torch.from_numpy(np.ascontiguousarray(wave.T)), rate
+
+    def save(path, wave, sample_rate: int, **_):
+        soundfile.write(path, wave.numpy().T, sample_rate, subtype="PCM_16")
+
+    module = types.ModuleType("torchaudio")
+    vars(module).update(load=load, save=save)
+    return module
 
 
 def spent() -> float:

@@ -20,7 +20,7 @@ from jaxsep.config import defaults
 from jaxsep.data import augment, presets, vocoder, warps
 from jaxsep.data.augment import tf
 from jaxsep.data.changes import Changer
-from jaxsep.data.pipeline import Crops, batches
+from jaxsep.data.pipeline import Crops, _read_padded, batches
 from jaxsep.data.plan import Planner
 from jaxsep.data.tracks import open_tracks
 from jaxsep.errors import JaxsepError
@@ -546,3 +546,13 @@ def test_a_preset_sets_what_it_names_and_switches_off_all_else():
         Changer(0, cfg.data.augment.to_dict(), STEMS, cfg.sample_rate)
     with pytest.raises(JaxsepError, match="did you mean 'demucs_v2'"):
         presets.take(defaults(), "demucs_v3")
+
+
+def test_a_file_in_a_longer_read_is_where_it_is(songs):
+    """Between silences, before them or behind them, or wholly outside of what is read."""
+    cfg = config(songs)
+    track = open_tracks(cfg.data, "train")[0]
+    whole = track.read("bass", 0, LENGTH)
+    around = np.pad(whole, [(LENGTH, LENGTH), (0, 0)])
+    for start, count in ((0, 100), (-50, 100), (LENGTH - 40, 100), (-60, LENGTH + 90), (-500, 300), (LENGTH + 5, 10)):
+        np.testing.assert_array_equal(_read_padded(track, "bass", start, count), around[LENGTH + start :][:count])

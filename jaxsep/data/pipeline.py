@@ -278,9 +278,10 @@ def _reach(changer: Changer, segment: int) -> tuple[int, int, int]:
 
 def _read_padded(track: Track, row: str, start: int, count: int) -> np.ndarray:
     """Samples [start, start + count) as stored, with silence where the song has not begun or is over."""
-    low, high = max(start, 0), min(start + count, track.length)
-    samples = track.read(row, low, high - low)
-    return samples if high - low == count else np.pad(samples, [(low - start, start + count - high), (0, 0)])
+    first = min(max(-start, 0), count)
+    last = max(first, min(track.length - start, count))
+    samples = track.read(row, max(start + first, 0), last - first)
+    return samples if last - first == count else np.pad(samples, [(first, count - last), (0, 0)])
 
 
 def _check_lengths(
