@@ -7,10 +7,10 @@
 All read six-second stereo crops of four stems at 44.1 kHz, each stem from a random song and place, change gain, sign
 and channels, and sum them into a batch of mixtures and sources. The plain loop is soundfile and numpy; with --pitch it
 takes librosa's phase vocoder and soxr. demucs' `Wavset` and `augment` join where demucs 4 is installed (reading by
-soundfile where torchaudio does not work), with --pitch only where SoundTouch's `soundstretch` is, too; its stems come from one song each and are exchanged in groups of four,
-and it reads more than it yields, to have room for shifts and slower tempos. The seconds are those of the CPU, all
-threads and programs together, and the best of several interleaved rounds, so that other programs on the machine disturb
-little.
+soundfile where torchaudio does not work), with --pitch only where SoundTouch's `soundstretch` is, too; its stems come
+from one song each and are exchanged in groups of four, and it reads more than it yields, to have room for shifts and
+slower tempos. The seconds are those of the CPU, all threads and programs together, and the best of several interleaved
+rounds, so that other programs on the machine disturb little.
 """
 
 import argparse
@@ -126,18 +126,15 @@ def works(module: str) -> bool:
 
 
 def torchaudio_of_soundfile() -> types.ModuleType:
-    """The two functions that demucs calls, by libsndfile, as torchaudio's backend of that name had them."""
+    """The function that demucs calls, as torchaudio's soundfile backend had it."""
     import torch
 
     def load(path, frame_offset: int = 0, num_frames: int = -1):
         wave, rate = soundfile.read(path, num_frames, frame_offset, dtype="float32", always_2d=True)
         return torch.from_numpy(np.ascontiguousarray(wave.T)), rate
 
-    def save(path, wave, sample_rate: int, **_):
-        soundfile.write(path, wave.numpy().T, sample_rate, subtype="PCM_16")
-
     module = types.ModuleType("torchaudio")
-    vars(module).update(load=load, save=save)
+    vars(module).update(load=load)
     return module
 
 
