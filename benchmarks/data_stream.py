@@ -6,11 +6,11 @@
 
 All read six-second stereo crops of four stems at 44.1 kHz, each stem from a random song and place, change gain, sign
 and channels, and sum them into a batch of mixtures and sources. The plain loop is soundfile and numpy; with --pitch it
-takes librosa's phase vocoder and soxr. demucs' `Wavset` and `augment` join where demucs 4 is installed (reading by
-soundfile where torchaudio does not work), with --pitch only where SoundTouch's `soundstretch` is, too; its stems come
-from one song each and are exchanged in groups of four, and it reads more than it yields, to have room for shifts and
-slower tempos. The seconds are those of the CPU, all threads and programs together, and the best of several interleaved
-rounds, so that other programs on the machine disturb little.
+takes librosa's phase vocoder and soxr. demucs' `Wavset` and `augment` join where demucs 4 and dora-search are installed
+(reading by soundfile where torchaudio does not work), with --pitch only where SoundTouch's `soundstretch` is, too; its
+stems come from one song each and are exchanged in groups of four, and it reads more than it yields, to have room for
+shifts and slower tempos. The seconds are those of the CPU, all threads and programs together, and the best of several
+interleaved rounds, so that other programs on the machine disturb little.
 """
 
 import argparse
@@ -170,7 +170,8 @@ def measure(root: Path, options: argparse.Namespace) -> None:
         "jaxsep": lambda: batches(tracks, sources, config, first_step=0, workers=options.workers),
         "soundfile + numpy": lambda: plain_loop(tracks, segment, batch_size, options.pitch),
     }
-    if importlib.util.find_spec("demucs") and (not options.pitch or shutil.which("soundstretch")):
+    installed = all(importlib.util.find_spec(module) for module in ("demucs", "dora"))
+    if installed and (not options.pitch or shutil.which("soundstretch")):
         candidates["demucs"] = lambda: demucs_loop(root, segment, batch_size, options.pitch)
     best = dict.fromkeys(candidates, float("inf"))
     for _ in range(options.rounds):

@@ -280,7 +280,7 @@ def _read_padded(track: Track, row: str, start: int, count: int) -> np.ndarray:
     """Samples [start, start + count) as stored, with silence where the song has not begun or is over."""
     first = min(max(-start, 0), count)
     last = max(first, min(track.length - start, count))
-    samples = track.read(row, max(start + first, 0), last - first)
+    samples = track.read(row, min(max(start + first, 0), track.length), last - first)
     return samples if last - first == count else np.pad(samples, [(first, count - last), (0, 0)])
 
 
