@@ -655,7 +655,7 @@ def _render(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from jaxsep.data.built import build
+    from jaxsep.data.built import build, runners
 
     def report(done: int, count: int, song: str, why: str | None) -> None:
         print(f"{done}/{count} {song}{f': FAILED: {why}' if why else ''}", file=sys.stderr, flush=True)
@@ -668,7 +668,7 @@ def _build(args: argparse.Namespace) -> int:
         codec=args.codec,
         decoder=args.decoder,
         verify=args.verify,
-        run=build.by_beam(args.beam[0], args.beam[1:]) if args.beam else build.in_processes,
+        run=runners.by_beam(args.beam[0], args.beam[1:]) if args.beam else runners.in_processes,
         report=report,
     )
     for song, why in outcome.failed.items():

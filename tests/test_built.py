@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from jaxsep import audio
 from jaxsep.config import defaults
-from jaxsep.data.built import build, samples, store
+from jaxsep.data.built import build, runners, samples, store, writing
 from jaxsep.data.built.loudness import k_filter, loudness
 from jaxsep.data.pipeline import batches
 from jaxsep.data.readers import to_float
@@ -55,7 +55,7 @@ def song(folder: Path, length: int, seed: int, kind=KINDS["a"], stems=(*STEMS, M
 
 def serial(jobs):
     """Writes songs here: no test needs the seconds in which processes import everything."""
-    return map(build.attempt, jobs)
+    return map(writing.attempt, jobs)
 
 
 def make(root: Path, out: Path, name="stem_folder", **options) -> build.Outcome:
@@ -537,7 +537,7 @@ def test_ffmpeg_that_fails_or_gives_another_length_is_named(excerpt, tmp_path, m
 def test_beam_writes_the_same_set(two, tmp_path):
     pytest.importorskip("apache_beam", reason="apache-beam is not installed")
     root, folder = two
-    outcome = make(root, tmp_path / "beam", run=build.by_beam("DirectRunner", ["direct_num_workers=1"]))
+    outcome = make(root, tmp_path / "beam", run=runners.by_beam("DirectRunner", ["direct_num_workers=1"]))
     assert (outcome.written, outcome.failed) == (2, {})
     for left, right in zip(drums(folder).items(), drums(outcome.folder).items(), strict=True):
         assert left[0] == right[0]
@@ -548,7 +548,7 @@ def test_beam_that_is_missing_is_named():
     if importlib.util.find_spec("apache_beam"):
         pytest.skip("apache-beam is installed")
     with pytest.raises(JaxsepError, match=r"pip install 'jaxsep\[beam\]'"):
-        build.by_beam("DirectRunner", [])
+        runners.by_beam("DirectRunner", [])
 
 
 @pytest.mark.full

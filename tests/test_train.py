@@ -20,7 +20,7 @@ import soundfile
 from jaxsep import integrity, log, optim, separator, training
 from jaxsep.checkpoint import Checkpoints, load_variables
 from jaxsep.config import run_config
-from jaxsep.data.built import build
+from jaxsep.data.built import build, writing
 
 ROOT = Path(__file__).parent.parent
 RATE = 8000
@@ -186,7 +186,7 @@ def test_killed_runs_end_like_one_that_was_not(songs, environment, tmp_path):
 
 
 def test_a_built_set_trains_like_the_folder_that_it_is_made_of(songs, environment, tmp_path):
-    built = build.build("stem_folder", songs, tmp_path / "built", run=lambda jobs: map(build.attempt, jobs))
+    built = build.build("stem_folder", songs, tmp_path / "built", run=lambda jobs: map(writing.attempt, jobs))
     runs = {"folder": songs, "built": built.folder}
     for source, root in runs.items():
         changes = {"data__source": source, "steps": 8, "log_every": 2, "eval_every": 4, "save_every": 4}

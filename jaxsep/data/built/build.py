@@ -9,16 +9,10 @@ import contextlib
 import dataclasses
 import importlib
 import itertools
-import json
-import multiprocessing
 import os
-import secrets
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +21,18 @@ import numpy as np
 from jaxsep import audio
 from jaxsep.config import choose
 from jaxsep.data.built import store
-from jaxsep.data.built.examples import examples, stem_names
+from jaxsep.data.built.examples import stem_names
+from jaxsep.data.built.runners import Runner, in_processes
+from jaxsep.data.built.writing import Job, compare, read_note, write_note
 from jaxsep.data.readers import Reader
 from jaxsep.data.tracks import Track
 from jaxsep.errors import JaxsepError
 
 NAMES = ("musdb18", "musdb18_hq", "stem_folder")
-DECODERS = ("pyav", "ffmpeg")
 CODECS = ("pcm", "flac")
 FORMAT = 1  # of the records; songs of another one are made again
 # No number of files in the names: a song that is added later changes no other song's.
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"
-OPTIONS = "group_size:1,uncompressed"  # each record on its own; what is to be compressed is FLAC already
 
 
 class WholeDecoder(Reader):
@@ -52,34 +46,6 @@ class WholeDecoder(Reader):
                 f"{self.path}: {len(samples)} samples by ffmpeg, expected {self.length}; get a whole copy"
             )
         return samples[start : start + count]
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One song to write.
-
-    Attributes:
-        folder: of the set.
-        file: name of the song's file in it.
-        codec: "pcm" or "flac".
-        source: of what it is made, to be recognised.
-    """
-
-    track: Track
-    folder: Path
-    file: str
-    codec: str
-    source: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Split and song."""
-        return f"{self.track.split}/{self.track.name}"
-
-    @property
-    def note(self) -> Path:
-        """Where it stands that the song is done, until all are."""
-        return self.folder / store.UNFINISHED / f"{self.file}.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +63,6 @@ class Outcome:
     written: int
     kept: int
     failed: dict[str, str]
-
-
-Runner = Callable[[Sequence[Job]], Iterable[tuple[str, str | None]]]  # song by song: its name, and why it failed
 
 
 def build(
@@ -154,127 +117,6 @@ def build(
     return Outcome(folder, len(todo) - wrong, len(jobs) - len(todo), failed)
 
 
-def in_processes(jobs: Sequence[Job]) -> Iterator[tuple[str, str | None]]:
-    """Writes songs in one process for each core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # Fresh processes: a fork of one that has threads may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(cores, len(jobs)), mp_context=context, initializer=_follow_parent) as pool:
-        running = [pool.submit(attempt, job) for job in jobs]
-        try:
-            for done in as_completed(running):
-                yield done.result()
-        except BrokenProcessPool:
-            raise JaxsepError(
-                "a process that wrote songs was killed (for want of memory?); run the same command again, it goes on"
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """In a process of the pool: leaves Ctrl-C to the parent, and ends with it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def by_beam(runner: str, options: Sequence[str]) -> Runner:
-    """Writes songs by Apache Beam, on machines that all see the folders.
-
-    Args:
-        runner: DirectRunner, FlinkRunner, SparkRunner, DataflowRunner, ...
-        options: of the pipeline, as NAME=VALUE.
-
-    Raises:
-        JaxsepError: Beam is not installed.
-    """
-    try:
-        import apache_beam as beam  # pyright: ignore[reportMissingImports]
-        from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise JaxsepError("--beam needs the package apache-beam: `pip install 'jaxsep[beam]'`") from None
-
-    def run(jobs: Sequence[Job]) -> Iterator[tuple[str, str | None]]:
-        flags = [f"--runner={runner}", *(f"--{option}" for option in options)]
-        with beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
-            _ = pipeline | beam.Create(jobs) | beam.Reshuffle() | beam.Map(attempt)
-        for job in jobs:  # what a song came to stands beside it: Beam's results stay where they were made
-            failure = {"why": "not written"} | (_read(_failure(job)) or {})
-            yield job.name, None if job.note.exists() else failure["why"]
-
-    return run
-
-
-def attempt(job: Job) -> tuple[str, str | None]:
-    """Writes a song; its name, and why it failed."""
-    try:
-        write_song(job)
-    except (JaxsepError, OSError) as error:
-        _write(_failure(job), {"why": str(error)})
-        return job.name, str(error)
-    return job.name, None
-
-
-def write_song(job: Job) -> None:
-    """Writes a song's file and note, when the file has proved to hold what its source does.
-
-    Raises:
-        JaxsepError: the source is unreadable, or what was written differs from it.
-        OSError: the disk is full, or the folder not writable.
-    """
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    from jaxsep.data.built.builder import features
-
-    job.note.parent.mkdir(parents=True, exist_ok=True)
-    part = job.note.with_name(f"{job.file}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    example_features = features()
-    stems: dict[str, dict[str, Any]] = {}
-    count = 0
-    try:
-        writer = ArrayRecordWriter(str(part), OPTIONS)
-        for stem in stem_names(job.track):
-            reader, first, encoding = job.track.reader(stem), count, ""
-            for example in examples(job.track, stem, job.codec):
-                writer.write(example_features.serialize_example(example_features.encode_example(example)))
-                encoding = example["encoding"]
-                count += 1
-            kind = {"channels": reader.channels, "dtype": reader.dtype.name, "encoding": encoding}
-            stems[stem] = {"first": first, **kind}
-        writer.close()
-        song = {
-            "name": job.track.name,
-            "split": job.track.split,
-            "file": job.file,
-            "rate": job.track.rate,
-            "length": job.track.length,
-            "records": count,
-            "bytes": part.stat().st_size,
-            "stems": stems,
-            "source": job.source,
-        }
-        _compare(job, {**song, "file": str(part.relative_to(job.folder))})
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, job.folder / job.file)
-        _write(job.note, song)
-    except RuntimeError as error:
-        raise JaxsepError(f"{part}: cannot be written ({error}); check the folder and the disk") from None
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _compare(job: Job, song: Mapping[str, Any]) -> None:
-    """Holds the records of a song against its source, bit for bit."""
-    for stem in song["stems"]:
-        source, reader = job.track.reader(stem), store.open_stem(job.folder, song, stem)
-        expected, found = source.read(0, source.length), reader.read(0, reader.length)
-        if expected.dtype != found.dtype or expected.shape != found.shape or expected.tobytes() != found.tobytes():
-            raise JaxsepError(f"{source.path}: {stem} of {job.track.name!r} was not written as it is; build it again")
-
-
 def _jobs(
     songs: Mapping[str, Sequence[Track]],
     root: Path,
@@ -323,7 +165,7 @@ def _known(folder: Path) -> dict[str, dict[str, Any]]:
     """The songs that are there by their files: those of a finished set, and of one in the making."""
     finished = store.load_index(folder)["songs"] if (folder / store.INDEX).exists() else []
     notes = (folder / store.UNFINISHED).glob("*.json")
-    songs = [*finished, *(note for path in notes if (note := _read(path)) and "file" in note)]
+    songs = [*finished, *(note for path in notes if (note := read_note(path)) and "file" in note)]
     return {song["file"]: song for song in songs}
 
 
@@ -351,7 +193,7 @@ def _unsound(jobs: Sequence[Job], known: Mapping[str, Mapping[str, Any]]) -> lis
 
     def sound(job: Job) -> bool:
         try:
-            _compare(job, known[job.file])
+            compare(job, known[job.file])
         except JaxsepError:
             return False
         return True
@@ -372,7 +214,7 @@ def _written(
         if file in again:
             note.unlink(missing_ok=True)
         elif not note.exists():
-            _write(note, song)
+            write_note(note, song)
     (folder / store.INDEX).unlink(missing_ok=True)
     yield from run(todo)
 
@@ -408,25 +250,5 @@ def _finish(builder: Any, folder: Path, jobs: Sequence[Job]) -> None:
         homepage=builder.HOMEPAGE,
         license=builder.LICENSE,
     )
-    _write(folder / store.INDEX, {"name": builder.name, "version": str(builder.version), "songs": songs})
+    write_note(folder / store.INDEX, {"name": builder.name, "version": str(builder.version), "songs": songs})
     shutil.rmtree(folder / store.UNFINISHED, ignore_errors=True)
-
-
-def _failure(job: Job) -> Path:
-    return job.note.with_suffix(".failed")
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A note, None where it is not there or was cut short."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes JSON; there is all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    part.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    os.replace(part, path)
