@@ -12,16 +12,16 @@ Separation: segments of 40 s in their surroundings, a quarter shared, 10 random 
 Published on MUSDB18's test songs (museval, median of frames, median of songs), drums, bass, other, vocals: version 2
 6.86, 7.01, 4.42, 6.84 (mean of three seeds: 6.28), 48 channels 6.20, 32 channels 6.08 on average; version 1 6.08, 5.83,
 4.12, 6.29 (five seeds: 5.58). Ablations of version 2, one seed each, on average: no LSTM 5.40, the same with seven
-levels 5.94, no rescaling 5.88, no rewriting convolutions 5.89, ReLU for GLU 5.92, squared error 5.99, no resampling
-6.03, decoder kernel 1 6.11, no shifts at test time 6.05. Seeds differ by 0.13 dB.
+levels 5.94, pitch and tempo as they are 5.80, no rescaling 5.88, no rewriting convolutions 5.89, ReLU for GLU 5.92,
+squared error 5.99, no resampling 6.03, decoder kernel 1 6.11, no shifts at test time 6.05. Seeds differ by 0.13 dB.
 
     python train.py --config=configs/demucs.py --workdir=runs/demucs --config.data.root=/data/musdb18hq
 
 Variants: `v2` (default), `v2-48` (the baseline of the Music Demixing Challenge 2021), `v2-32`; `v1`, `v1-80`, `v1-64`,
 `v1-upsample` (interpolation for transposed convolutions, an option of the code); the ablations `no-lstm`, `no-lstm-7`,
-`no-rescale`, `no-rewrite`, `no-glu`, `mse`, `no-resample`, `context-1`, `no-shifts`; `report` (the recipe of a
-comparative study: mono, bfloat16, learning rate halved on milestones, this system's own loss); `demo` (narrow, on the
-built-in songs, minutes on two cores). `--config.model.normalize=True` standardises within the net.
+`no-repitch`, `no-rescale`, `no-rewrite`, `no-glu`, `mse`, `no-resample`, `context-1`, `no-shifts`; `report` (the recipe
+of a comparative study: mono, bfloat16, learning rate halved on milestones, this system's own loss); `demo` (narrow, on
+the built-in songs, minutes on two cores). `--config.model.normalize=True` standardises within the net.
 
 What differs from the authors' code:
 
@@ -47,6 +47,7 @@ VARIANTS = {
     "v1-upsample": 648_622_724,
     "no-lstm": 89_451_144,
     "no-lstm-7": 357_909_128,
+    "no-repitch": 265_679_496,
     "no-rescale": 265_679_496,
     "no-rewrite": 220_935_048,
     "no-glu": 243_307_272,
@@ -100,6 +101,8 @@ def get_config(variant: str = "v2") -> Config:
         config.model.channels = int(variant.removeprefix("v2-"))
     elif variant in ABLATIONS:
         config.model.update(ABLATIONS[variant])
+    elif variant == "no-repitch":
+        config.data.augment = defaults().data.augment
     elif variant == "mse":
         config.loss.name = "wave_l2"
     elif variant == "no-shifts":

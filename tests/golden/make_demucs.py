@@ -41,7 +41,7 @@ RATIOS = ((1, 2), (2, 1), (3, 2), (441, 480))
 LENGTH = 100  # samples that a narrow net is to yield
 SONG = 3000
 SEGMENT = 700  # of the checkpoint of version 2
-SAMPLES = 1000  # of the full net's output
+SAMPLES = 1000  # of the full net's output and gradient
 
 
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -81,6 +81,12 @@ def run(torch, net, golden: dict, kind: str) -> None:
         golden["plain/gradients"] = np.concatenate([p.grad.numpy().ravel() for p in net.parameters()])
 
 
+def products(torch, net) -> dict[str, float]:
+    """The inner product of each parameter's gradient with a random array."""
+    directions = {name: torch.from_numpy(draw(f"{name}.direction", p.shape)) for name, p in net.named_parameters()}
+    return {name: float((p.grad * directions[name]).sum()) for name, p in net.named_parameters()}
+
+
 def separated(torch, utils, net, length: int = SONG, **options) -> np.ndarray:
     """The authors' `apply_model` on a drawn song, [4 c t], of which every fifth sample."""
     song = torch.from_numpy(draw("song", (net.audio_channels, SONG)))[:, :length]
@@ -115,10 +121,12 @@ def version2(torch, golden: dict) -> None:
     golden["rescale/names"] = json.dumps(list(convs))
     golden["rescale/deviations"] = np.array([float(p.detach().std()) for p in convs.values()], np.float32)
     golden["full/tensors"] = json.dumps({name: tuple(t.shape) for name, t in wide.state_dict().items()})
-    drawn(torch, wide)
-    with torch.no_grad():
-        out = wide(torch.from_numpy(draw("mix", (1, 2, wide.valid_length(44100)))))
-    golden["full/shape"], golden["full/output"] = np.array(out.shape), sampled(out.numpy())
+    wide = drawn(torch, wide).double()  # in single precision, ReLUs near their kink turn some gradients by 1e-2
+    mix = torch.from_numpy(draw("mix", (1, 2, wide.valid_length(44100)))).double().requires_grad_()
+    out = wide(mix)
+    (out * torch.from_numpy(draw("cotangent", tuple(out.shape)))).sum().backward()
+    golden["full/shape"], golden["full/output"] = np.array(out.shape), sampled(out.detach().numpy())
+    golden["full/gradient"], golden["full/products"] = sampled(mix.grad.numpy()), json.dumps(products(torch, wide))
 
 
 def version1(torch, golden: dict, checkout: str) -> None:
