@@ -421,16 +421,16 @@ def test_a_restart_under_another_number_of_processes_continues_the_same_stream(s
 
 def test_what_is_read_ahead_of_a_busy_consumer_is_bounded_and_waiting_shows_in_the_log(songs, monkeypatch):
     """While a step runs two batches are made, the next is begun, and then reading stops: memory does not grow."""
-    reads, read = [], Crops.read
+    cfg = config(songs, batch_size=8)
+    stream = batches(open_tracks(cfg.data, "train"), SINGLE, cfg, first_step=0, workers=4)
+    reads, read = [], stream._crops.read
 
     def slow(*given):
         time.sleep(0.01)
         reads.append(1)
         return read(*given)
 
-    monkeypatch.setattr(Crops, "read", slow)
-    cfg = config(songs, batch_size=8)
-    stream = batches(open_tracks(cfg.data, "train"), SINGLE, cfg, first_step=0, workers=4)
+    monkeypatch.setattr(stream._crops, "read", slow)  # of this stream: those of other tests may still read ahead
     next(stream)
     until = time.monotonic() + 60
     while len(reads) < 3 * 8:  # so many without being asked

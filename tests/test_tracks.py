@@ -250,7 +250,7 @@ def test_a_thousand_songs_open_in_seconds(tmp_path):
             os.link(first / f"{stem}.wav", folder / f"{stem}.wav")
     start = time.process_time()  # of all threads; the clock on the wall also shows what else the machine does
     opened = open_tracks(data(tmp_path), "test")
-    assert time.process_time() - start < 4
+    assert time.process_time() - start < 5
     assert [track.name for track in opened] == [f"{number:04d}" for number in range(1000)]
 
 
