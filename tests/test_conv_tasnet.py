@@ -16,7 +16,7 @@ from jaxsep import config as configs
 from jaxsep import losses, separator, training, validation, weights
 from jaxsep.data.tracks import open_tracks
 from jaxsep.errors import JaxsepError
-from jaxsep.filterbanks import LearnedBank
+from jaxsep.frontends.filterbanks import LearnedBank
 from jaxsep.heads import Mask
 from jaxsep.inference import load
 from jaxsep.layers.norm import NORMS

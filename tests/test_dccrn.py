@@ -14,9 +14,9 @@ from jax import lax
 
 from jaxsep import catalogue, separator
 from jaxsep import config as configs
-from jaxsep.convstft import ConvStft
 from jaxsep.errors import JaxsepError
 from jaxsep.frontends import Stft
+from jaxsep.frontends.convstft import ConvStft
 from jaxsep.heads import ComplexMask
 from jaxsep.layers import complex as layers
 from jaxsep.layers.recurrent import LSTM

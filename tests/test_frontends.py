@@ -23,15 +23,37 @@ def dft(frames):
     return frames.astype(np.float64) @ np.exp(-2j * np.pi * angle)
 
 
-@pytest.mark.parametrize("window", ["hann", "hamming"])
-@pytest.mark.parametrize("length", [5 * FRAME, 3 * FRAME + 7])
-def test_reflect_padding_is_scipys_even_boundary(window, length):
+def taps(window):
+    """scipy's, of FRAME samples."""
+    if window == "sqrt_hann":
+        return np.sqrt(scipy.signal.get_window("hann", FRAME))
+    return scipy.signal.get_window(("gaussian", FRAME / 6) if window == "gaussian" else window, FRAME)
+
+
+@pytest.mark.parametrize("padding, boundary", [("reflect", "even"), ("zeros", "zeros")])
+@pytest.mark.parametrize(
+    "window, length", [("hann", 5 * FRAME), ("hamming", 3 * FRAME + 7), ("sqrt_hann", 257), ("gaussian", 191)]
+)
+def test_frames_around_their_middle_are_scipys(window, length, padding, boundary):
     wave = noise(length, 2)
-    taps = scipy.signal.get_window(window, FRAME)
-    options = {"nperseg": FRAME, "noverlap": FRAME - HOP, "boundary": "even", "padded": False, "axis": 0}
-    _, _, expected = scipy.signal.stft(wave, window=taps, **options)
-    latent = Stft(FRAME, HOP, window, "reflect").encode(jnp.asarray(wave))
-    np.testing.assert_allclose(latent, expected.transpose(2, 0, 1) * taps.sum(), atol=2e-5)
+    options = {"nperseg": FRAME, "noverlap": FRAME - HOP, "boundary": boundary, "padded": False, "axis": 0}
+    _, _, expected = scipy.signal.stft(wave, window=taps(window), **options)
+    latent = Stft(FRAME, HOP, window, padding).encode(jnp.asarray(wave))
+    np.testing.assert_allclose(latent, expected.transpose(2, 0, 1) * taps(window).sum(), atol=2e-5)
+
+
+def test_frames_lie_in_the_middle_of_a_longer_transform():
+    """As torch.stft has a win_length below n_fft; orthonormal, energy is kept: Parseval."""
+    wave = noise(5 * FRAME, 1)
+    front = Stft(FRAME, HOP, padding="zeros", fft=100, normalised=True)
+    latent = np.asarray(front.encode(jnp.asarray(wave)))[..., 0]
+    starts = range(0, 5 * FRAME + 1, HOP)
+    surrounded = np.pad(wave[:, 0], FRAME // 2)
+    frames = np.stack([np.pad(surrounded[k : k + FRAME] * taps("hann"), 18) for k in starts])
+    np.testing.assert_allclose(latent, dft(frames) / 10, atol=2e-6)
+    energy = 2 * (np.abs(latent) ** 2).sum(axis=1) - (np.abs(latent[:, [0, -1]]) ** 2).sum(axis=1)
+    np.testing.assert_allclose(energy, (frames**2).sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(front.decode(front.encode(jnp.asarray(wave)), len(wave)), wave, atol=2e-6)
 
 
 @pytest.mark.parametrize("length", [1, HOP, 2 * FRAME, 2 * FRAME + 5])
@@ -69,7 +91,7 @@ def test_a_delay_of_one_hop_is_one_frame():
     np.testing.assert_allclose(front.encode(jnp.asarray(late))[0], 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("padding", ["left", "reflect"])
+@pytest.mark.parametrize("padding", ["left", "reflect", "zeros"])
 @pytest.mark.parametrize("frame, hop", [(64, 16), (64, 8), (4096, 1024)])
 @pytest.mark.parametrize("kind", ["1", "3", "hop-1", "frame+1", "long"])
 def test_decode_inverts_encode(padding, frame, hop, kind):
@@ -84,11 +106,17 @@ def test_decode_inverts_encode(padding, frame, hop, kind):
     np.testing.assert_allclose(back, wave, atol=2e-6)
 
 
-@pytest.mark.parametrize("window, hop", [("sqrt_hann", 32), ("hamming", 16), ("hann", 32), ("hamming", 64)])
-def test_every_window_inverts(window, hop):
-    front = Stft(FRAME, hop, window)
+@pytest.mark.parametrize("padding", ["left", "reflect", "zeros"])
+@pytest.mark.parametrize(
+    "window, hop", [("sqrt_hann", 32), ("hamming", 16), ("hann", 16), ("hann", 32), ("hamming", 64), ("gaussian", 16)]
+)
+def test_every_window_inverts(window, hop, padding):
     wave = noise(300, 1)
-    np.testing.assert_allclose(front.decode(front.encode(jnp.asarray(wave)), 300), wave, atol=4e-6)
+    wave /= np.abs(wave).max()
+    for options in ({}, {"fft": 80, "normalised": True}):
+        front = Stft(FRAME, hop, window, padding, **options)
+        back = jax.jit(lambda wave, front=front: front.decode(front.encode(wave), 300))(jnp.asarray(wave))
+        np.testing.assert_allclose(back, wave, atol=2e-6)
 
 
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 40, 319, 320, 333, 351])
@@ -143,7 +171,10 @@ def test_gradients_are_finite_and_right(padding):
     [
         ({"window": "hanning"}, "front.window='hanning'"),
         ({"padding": "center"}, "front.padding='center'"),
-        ({"frame": 64, "hop": 24}, "multiple of hop=24"),
+        ({"frame": 64, "hop": 24}, "hop=24 does not divide front.frame=64; use 16 or 32"),
+        ({"frame": 64, "hop": 128}, "use 32"),
+        ({"frame": 63, "hop": 21}, "frame=63: expected an even"),
+        ({"frame": 64, "hop": 16, "fft": 62}, "front.fft=62"),
         ({"frame": 64, "hop": 64}, "too long to invert a hann window"),
         ({"frame": 64, "hop": 64, "padding": "reflect"}, "too long to invert a hann window"),
         ({"frame": 64, "hop": 16, "bins": 34}, "front.bins=34"),

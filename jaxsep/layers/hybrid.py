@@ -234,8 +234,8 @@ def spectrum(wave: Float[Array, "b t c"], frame: int, mirrored: bool = True) -> 
     hop, length = frame // 4, wave.shape[1]
     pad, count = hop // 2 * 3, -(-length // hop)
     padded = _pad(wave, pad, pad + count * hop - length, mirrored)
-    front = Stft(frame, hop, padding="reflect", bins=frame // 2, parent=None)
-    z = front.crop(front.encode(padded)[:, 2 : 2 + count]) / frame**0.5
+    front = Stft(frame, hop, padding="reflect", bins=frame // 2, normalised=True, parent=None)
+    z = front.crop(front.encode(padded)[:, 2 : 2 + count])
     parts = jnp.stack([z.real, z.imag], axis=-1)
     return jnp.swapaxes(parts.reshape(*parts.shape[:3], -1), 1, 2)
 
@@ -253,9 +253,10 @@ def waves(features: Float[Array, "b f n d"], sources: int, frame: int, length: i
     hop = frame // 4
     batch, bins, count, _ = features.shape
     parts = features.astype(jnp.float32).reshape(batch, bins, count, sources, -1, 2)
-    z = jnp.moveaxis(jax.lax.complex(parts[..., 0], parts[..., 1]), 3, 1) * frame**0.5
+    z = jnp.moveaxis(jax.lax.complex(parts[..., 0], parts[..., 1]), 3, 1)
     z = jnp.pad(jnp.swapaxes(z, 2, 3), [(0, 0), (0, 0), (2, 2), (0, 0), (0, 0)])
-    padded = Stft(frame, hop, padding="reflect", bins=bins, parent=None).decode(z, (count + 3) * hop)
+    front = Stft(frame, hop, padding="reflect", bins=bins, normalised=True, parent=None)
+    padded = front.decode(z, (count + 3) * hop)
     return padded[:, :, lag : lag + length]
 
 

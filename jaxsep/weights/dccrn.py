@@ -14,7 +14,7 @@ import numpy as np
 from jaxsep import config as configs
 from jaxsep import separator
 from jaxsep.errors import JaxsepError
-from jaxsep.framing import WINDOWS
+from jaxsep.frontends.framing import WINDOWS, window_taps
 from jaxsep.models.dccrn import DCCRN
 from jaxsep.weights import Imported, Origin, tensors, torch_files
 from jaxsep.weights.tensors import Rule, same, torch_linear
@@ -67,7 +67,7 @@ def _front(net: Net, file: Path) -> dict[str, Any]:
     """Fields of the authors' STFT, from its kernels."""
     rows, _, frame = net["stft.weight"].shape
     window = net["istft.window"].reshape(-1)
-    names = [n for n in WINDOWS if np.allclose(WINDOWS[n](np.arange(frame) / frame), window, atol=1e-5)]
+    names = [n for n in WINDOWS if np.allclose(window_taps(n, frame), window, atol=1e-5)]
     if not names:
         raise JaxsepError(f"{file}: the window of its STFT (istft.window) is none of {', '.join(WINDOWS)}")
     cosines = np.fft.rfft(np.eye(frame), n=rows - 2).real.T * window

@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Complex, Float
 
 from jaxsep.errors import JaxsepError
-from jaxsep.framing import checked_window, framed, overlap_add, window_energy
+from jaxsep.frontends.framing import checked_window, framed, overlap_add, window_energy
 
 FORMS = ("dccrn", "asteroid")
 

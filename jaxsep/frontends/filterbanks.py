@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxsep.errors import JaxsepError
-from jaxsep.framing import framed, overlap_add
+from jaxsep.frontends.framing import framed, overlap_add
 from jaxsep.layers.conv1d import torch_uniform
 
 CONVENTIONS = ("asteroid", "torchaudio", "demucs")

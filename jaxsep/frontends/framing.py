@@ -1,0 +1,97 @@
+"""What front ends on short-time spectra share: windows, frames that overlap, and their sum."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from jaxsep.errors import JaxsepError
+
+# Windows over a phase in [0, 1), computed by numpy or jax.numpy. Sampled at i / frame they are periodic (scipy's
+# fftbins=True). The Gaussian is six of its deviations long (Zhao et al. 2021).
+WINDOWS = {
+    "hann": lambda phase, xp: xp.sin(xp.pi * phase) ** 2,
+    "sqrt_hann": lambda phase, xp: xp.sin(xp.pi * phase),
+    "hamming": lambda phase, xp: 0.54 - 0.46 * xp.cos(2 * xp.pi * phase),
+    "gaussian": lambda phase, xp: xp.exp(-18 * (phase - 0.5) ** 2),
+}
+
+PADDINGS = ("left", "reflect", "zeros")
+
+WEAK = 1e-3  # sum of squared windows that a sample can still be recovered from
+
+
+def framed(wave: Float[Array, "*b t"], frame: int, hop: int) -> Float[Array, "*b n frame"]:
+    """Frames that start `hop` samples apart and end with the wave; its length and `frame` are multiples of `hop`."""
+    # A frame is frame/hop consecutive blocks of hop samples: slices of one reshape, no gather.
+    blocks = wave.reshape(*wave.shape[:-1], -1, hop)
+    count = blocks.shape[-2] - frame // hop + 1
+    return jnp.concatenate([blocks[..., k : k + count, :] for k in range(frame // hop)], axis=-1)
+
+
+def overlap_add(framed: Float[Array, "*b n frame"], hop: int) -> Float[Array, "*b t"]:
+    """Sum of frames that start `hop` samples apart: pad and add blocks of hop samples."""
+    *batch, count, frame = framed.shape
+    overlap = frame // hop
+    blocks = framed.reshape(*batch, count, overlap, hop)
+    lead = [(0, 0)] * len(batch)
+    total = sum(jnp.pad(blocks[..., k, :], [*lead, (k, overlap - 1 - k), (0, 0)]) for k in range(overlap))
+    return jnp.reshape(total, (*batch, -1))
+
+
+def window_energy(window: Float[Array | np.ndarray, " frame"], hop: int, count: int) -> Float[Array, " t"]:
+    """Sum of the squared windows of `count` frames; its long middle, where all overlap, is broadcast."""
+    overlap = len(window) // hop
+    few = min(count, overlap)
+    ends = overlap_add(jnp.broadcast_to(jnp.asarray(window) ** 2, (few, len(window))), hop)
+    if count <= overlap:
+        return ends
+    blocks = ends.reshape(-1, hop)
+    middle = jnp.broadcast_to(blocks[overlap - 1], (count - overlap + 1, hop))
+    return jnp.reshape(jnp.concatenate([blocks[: overlap - 1], middle, blocks[overlap:]]), -1)
+
+
+def padded(wave: Float[Array, "*b t"], lead: int, length: int, mirrored: bool) -> Float[Array, "*b length"]:
+    """The wave behind `lead` samples, in `length` of them all together: mirrored by `lead` at both ends, else zeros."""
+    if mirrored:
+        wave = _reflect(wave, lead)[..., :length]
+        lead = 0
+    return jnp.pad(wave, [(0, 0)] * (wave.ndim - 1) + [(lead, length - lead - wave.shape[-1])])
+
+
+def _reflect(wave: Float[Array, "*b t"], pad: int) -> Float[Array, "*b u"]:
+    """The wave mirrored by `pad` samples at both ends, back and forth where it is shorter than that."""
+    length = wave.shape[-1]
+    if length > pad:
+        return jnp.pad(wave, [(0, 0)] * (wave.ndim - 1) + [(pad, pad)], mode="reflect")
+    return wave[..., np.pad(np.arange(length), pad, mode="reflect")]
+
+
+def window_taps(window: str, frame: int) -> Float[np.ndarray, " frame"]:
+    """The window, float64."""
+    return WINDOWS[window](np.arange(frame) / frame, np)
+
+
+def checked_window(window: str, frame: int, hop: int) -> Float[np.ndarray, " frame"]:
+    """The window, float32.
+
+    Raises:
+        JaxsepError: an unknown window, or a frame and a hop that it cannot be inverted with.
+    """
+    if window not in WINDOWS:
+        raise JaxsepError(f"front.window={window!r} is unknown, expected one of {', '.join(WINDOWS)}")
+    if frame < 2 or frame % 2:
+        raise JaxsepError(f"front.frame={frame}: expected an even number of samples")
+    if hop < 1 or frame % hop:
+        raise JaxsepError(f"front.hop={hop} does not divide front.frame={frame}; use {_nearest(frame, hop)}")
+    taps = window_taps(window, frame)
+    if (taps**2).reshape(-1, hop).sum(axis=0).min() < WEAK:
+        raise JaxsepError(f"front.hop={hop} is too long to invert a {window} window of {frame}; use {frame // 4}")
+    return taps.astype(np.float32)
+
+
+def _nearest(frame: int, hop: int) -> str:
+    """The divisors of `frame`, at most half of it, on either side of `hop`."""
+    divisors = [d for d in range(1, frame // 2 + 1) if frame % d == 0]
+    below, above = [d for d in divisors if d < hop][-1:], [d for d in divisors if d > hop][:1]
+    return " or ".join(map(str, below + above))
