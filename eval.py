@@ -32,12 +32,15 @@ def evaluate(options: argparse.Namespace, command: str) -> str:
 
     from jaxsep import config as configs
     from jaxsep.baselines import catalogue
+    from jaxsep.cache import keep_compiled
     from jaxsep.card import write_card
     from jaxsep.data.tracks import open_tracks
     from jaxsep.metrics import aggregate, museval
     from jaxsep.metrics.song import Task
     from jaxsep.scoring import estimators, scorefiles, splits
     from jaxsep.tables import comparison
+
+    keep_compiled()
 
     # --- Songs: those of the run's config, unless others are named ----------------------------------------------------
     config: Any = configs.run_config(options.workdir) if options.workdir else configs.defaults()

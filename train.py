@@ -45,6 +45,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
     import numpy as np
 
     from jaxsep import log, losses, memory, optim, separator, training, validation
+    from jaxsep.cache import keep_compiled
     from jaxsep.card import write_card
     from jaxsep.checkpoint import Checkpoints, load_start
     from jaxsep.data import levels, sets, statistics
@@ -53,6 +54,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
     from jaxsep.data.tracks import open_tracks
 
     memory.keep_freed()
+    keep_compiled()
 
     # --- Mesh: all devices on one axis, the batch split over it -------------------------------------------
     mesh = training.make_mesh()

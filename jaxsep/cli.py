@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxsep import __version__
 from jaxsep.errors import JaxsepError
+from jaxsep.weights import KINDS
 
 SEPARATE = """\
 Separates audio files, and all audio files in folders, with the model of one training run.
@@ -145,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     weights = commands.add_parser("weights", help="use published weights: list, fetch and import them")
     rooms = weights.add_subparsers(title="commands", metavar="COMMAND", required=True)
     entry = _add(rooms, "import", _import, "make a run folder of a published checkpoint")
-    entry.add_argument("kind", metavar="KIND", help="cunet, d3net, lasaft, openunmix or spleeter")
+    entry.add_argument("kind", metavar="KIND", help=", ".join(KINDS))
     entry.add_argument("files", nargs="+", metavar="FILE", type=Path)
     entry.add_argument("out", metavar="DEST", type=Path, help="the new run folder")
     entry.add_argument("--name", default="", help="these are the weights NAME of `jaxsep weights list`")
@@ -450,7 +451,9 @@ def _separate(args: argparse.Namespace) -> int:
     if args.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX starts, so that it does not occupy an accelerator
     from jaxsep import outputs, progress, songs, targets
+    from jaxsep.cache import keep_compiled
 
+    keep_compiled()
     given = {name: getattr(args, name) for name in ("segment", "overlap", "shifts", "seed", "batch_size")}
     failures = songs.separate_files(
         args.inputs,
@@ -546,8 +549,10 @@ def _tables(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
+    from jaxsep.cache import keep_compiled
     from jaxsep.scoring import reproduce
 
+    keep_compiled()
     out = args.out or Path("runs", "reproduce", args.system)
     command = ["jaxsep", "reproduce", args.system, "--data", str(args.data), "--out", str(out)]
     command += ["--weights", *map(str, args.weights)] if args.weights else []

@@ -2,12 +2,17 @@
 
 import importlib.util
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "agg")
+# All processes of one test run share what they compile, and nothing goes into the cache of whoever runs the tests.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    cache = tempfile.TemporaryDirectory(prefix="jaxsep-tests-")
+    os.environ["JAXSEP_CACHE"] = cache.name
 
 import jax
 import pytest

@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import os
 import ssl
 import sys
 import urllib.error
@@ -10,6 +9,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxsep.cache import cache_folder
 from jaxsep.errors import JaxsepError
 from jaxsep.packing import refuse_existing
 from jaxsep.weights import KINDS, catalogue
@@ -18,11 +18,6 @@ from jaxsep.weights.importing import import_weights, sha256
 BLOCK = 1 << 20  # bytes
 TIMEOUT = 60  # seconds without a byte
 ATTEMPTS = 5  # without progress in between
-
-
-def cache_folder() -> Path:
-    """`$JAXSEP_CACHE`, or `~/.cache/jaxsep`."""
-    return Path(os.environ.get("JAXSEP_CACHE") or Path.home() / ".cache" / "jaxsep")
 
 
 def fetch_weights(name: str, out: Path, argv: Sequence[str]) -> None:
