@@ -188,6 +188,10 @@ def parse(argv: Sequence[str]) -> tuple[configs.Config, str, bool]:
             take(config, presets[-1].partition("=")[2])
     words = [word for word in argv if word not in (*specs, *presets)]
     configs.name_further(config, words)
+    if any(word.lstrip("-").startswith("config.front.") for word in words):
+        from jaxsep.frontends import name_fields
+
+        name_fields(config, words)
     values = flags.FlagValues()
     workdir = flags.DEFINE_string("workdir", None, "run folder", flag_values=values)
     bad = flags.DEFINE_enum("on-bad-file", "stop", ["stop", "skip"], "unreadable files", flag_values=values)

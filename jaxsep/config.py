@@ -60,6 +60,10 @@ def defaults() -> Config:
                 "mel_bins": 0,  # spectral losses: compare this many mel bands instead of bins; 0 = bins
                 "beta": 1.0,  # smooth_l1: where the parabola becomes a line
                 "pit": False,  # losses on waves: under each example's best order of the estimates
+                # what spectral losses compare: the front end's "latents", an "stft" of the waves that is never trained,
+                # or "auto": the latents where the front end is fixed
+                "domain": "auto",
+                "stft": {"frame": 0, "hop": 0},  # 0 = as the front end starts; hop 0 beside a frame = a quarter of it
             },
             "data": {
                 "source": "folder",  # builtin | folder | musdb18 | built | slakh2100 | moisesdb | medleydb

@@ -12,8 +12,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Complex, Float, Int
 
+from jaxsep import frontends
 from jaxsep.config import Config, choose, construct, defaults
 from jaxsep.errors import JaxsepError
+from jaxsep.frontends import Stft
 
 # Keeps ratios of energies finite: far below the energy of any audible second of sound.
 TINY = 1e-8
@@ -261,6 +263,26 @@ class Permuted(Loss):
         return orders[jnp.argmin(sums, axis=1)]
 
 
+@dataclass(frozen=True)
+class OnStft(Loss):
+    """A loss between spectra, taken on waves through a transform that is not trained.
+
+    Under a front end that is, a difference of latents has kernels on both sides: it falls when they shrink. Through a
+    transform of its own it is the estimates that have to be right.
+
+    Attributes:
+        loss: between spectra.
+        front: a fixed spectral front end, cropped to its `bins`.
+    """
+
+    loss: Loss
+    front: Any
+
+    def __call__(self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]) -> Float[Array, "b s"]:
+        """Loss per example and source."""
+        return self.loss(*(self.front.crop(self.front.encode(wave)) for wave in (estimate, reference)))
+
+
 def _square(z: Complex[Array, "..."]) -> Float[Array, "..."]:
     return z.real**2 + z.imag**2
 
@@ -356,17 +378,47 @@ def build(spec: Mapping[str, Any]) -> Loss:
 
 
 def from_config(config: Config) -> Loss:
-    """The loss of a run: `config.loss`, with the sample rate and the window of the run's spectra.
+    """The loss of a run: `config.loss`, with the sample rate and the length of the run's spectra.
 
     Keys of `config.loss` that the chosen loss does not have are passed over at their defaults.
 
     Raises:
-        JaxsepError: an unknown name, or a value that the chosen loss has no use for.
+        JaxsepError: an unknown name, a value that the chosen loss has no use for, or a loss between latents that are no
+            spectra, or those of a front end that is trained.
     """
-    cls, unset = choose(LOSSES, config.loss.name, "loss.name"), defaults().loss
+    cls, unset = choose(LOSSES, config.loss.name, "loss.name"), defaults().loss.to_dict()
     fields = {"name", *(field.name for field in dataclasses.fields(cls))}
-    spec = {key: value for key, value in config.loss.items() if key in fields or value != unset.get(key)}
+    given = config.loss.to_dict().items()
+    spec = {key: value for key, value in given if key in fields or value != unset.get(key)}
     permuted = spec.pop("pit", False)
-    if "frame" in fields and "frame" in config.front:
-        spec |= {"rate": config.sample_rate, "frame": config.front.frame}
-    return Permuted(build(spec)) if permuted else build(spec)
+    if cls.domain == "wave":
+        loss = build(spec)
+    else:
+        spec = {key: value for key, value in spec.items() if key not in ("domain", "stft")}
+        front = frontends.build(config)
+        transform = _transform(config, front)
+        if "frame" in fields:
+            spec |= {"rate": config.sample_rate, "frame": (transform or front).points}
+        loss = OnStft(build(spec), transform) if transform else build(spec)
+    return Permuted(loss) if permuted else loss
+
+
+def _transform(config: Config, front: Any) -> Any:
+    """What takes the spectra of waves that a spectral loss compares; None = it compares the front end's latents."""
+    domain, frame, hop = config.loss.domain, config.loss.stft.frame, config.loss.stft.hop
+    if domain not in ("auto", "latents", "stft"):
+        raise JaxsepError(f"loss.domain={domain!r} is unknown, expected auto, latents or stft")
+    spectral = hasattr(front, "start")
+    what = f"loss.name={config.loss.name!r} compares spectra, and front.name={config.front.name!r}"
+    if domain != "stft" and front.fixed and spectral:
+        return None
+    if domain == "latents":
+        why = "is trained: smaller kernels would make a smaller loss" if spectral else "gives none"
+        raise JaxsepError(f"{what} {why}; set loss.domain=stft, or a loss on waves such as wave_l1")
+    if frame:
+        transform = Stft(frame, hop or frame // 4, padding="reflect", parent=None)
+        transform.check()
+        return transform
+    if not spectral:
+        raise JaxsepError(f"{what} gives none; set loss.stft.frame=4096, or a loss on waves such as wave_l1")
+    return front.start()

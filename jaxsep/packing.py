@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsep import config as configs
+from jaxsep import frontends
 from jaxsep import workdir as workdirs
 from jaxsep.card import terms, write_card
 from jaxsep.checkpoint import load_variables, save_variables
@@ -89,6 +90,12 @@ def blend(runs: Sequence[Path], out: Path, checkpoint: str | int, argv: Sequence
 
 
 def _alike(runs: Sequence[Path], parts: Sequence[configs.Config]) -> None:
+    """Refuses runs that are not of one separator, its front end included."""
+    if not frontends.build(parts[0]).fixed:
+        name = parts[0].front.name
+        raise JaxsepError(
+            f"{runs[0]}: front.name={name!r} is trained, by each run for itself; one model has one front end"
+        )
     first = json.loads(configs.to_json(parts[0]))
     for run, part in zip(runs, parts, strict=True):
         other = json.loads(configs.to_json(part))

@@ -231,7 +231,7 @@ def build(config: configs.Config) -> Separator:
     Raises:
         JaxsepError: a name or a field that does not exist.
     """
-    from jaxsep.frontends import FRONTS
+    from jaxsep import frontends
     from jaxsep.heads import HEADS, POSTS
     from jaxsep.models import MODELS
 
@@ -252,11 +252,11 @@ def build(config: configs.Config) -> Separator:
     inference = config.inference
     if config.context and config.front.name != "identity":
         raise JaxsepError(f"context=True needs front.name='identity', not {config.front.name!r}")
-    if inference.swap_channels and config.front.name not in ("identity", "stft", "conv_stft"):
+    if inference.swap_channels and config.front.name == "learned":
         raise JaxsepError(f"inference.swap_channels: front.name={config.front.name!r} has no channels to exchange")
-    front = configs.choose(FRONTS, config.front.name, "front.name")
+    front = frontends.build(config)
     return Separator(
-        front=configs.construct(FRONTS, config.front, "front", **_fields(front, channels=config.channels)),
+        front=front,
         net=nets,
         head=configs.construct(HEADS, config.head, "head"),
         post=configs.construct(POSTS, inference.post, "inference.post") if inference.post.name else None,

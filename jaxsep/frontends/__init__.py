@@ -1,8 +1,56 @@
 """Front ends: between waves [*b t c] and the latents that a net works on. The table below is all there is."""
 
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from jaxsep.config import Config, choose, construct
 from jaxsep.frontends.convstft import ConvStft
 from jaxsep.frontends.filterbanks import LearnedBank
 from jaxsep.frontends.identity import Identity
+from jaxsep.frontends.learnablestft import LearnableStft
 from jaxsep.frontends.stft import Stft
 
-FRONTS = {"stft": Stft, "conv_stft": ConvStft, "identity": Identity, "learned": LearnedBank}
+FRONTS = {
+    "stft": Stft,
+    "conv_stft": ConvStft,
+    "learnable_stft": LearnableStft,
+    "identity": Identity,
+    "learned": LearnedBank,
+}
+
+
+def build(config: Config) -> Any:
+    """The front end of a config.
+
+    Keys of `config.front` that the chosen front end does not have are passed over where another one has them and they
+    are at its default: `front.name` alone changes the front end.
+
+    Raises:
+        JaxsepError: an unknown name or field.
+    """
+    fields = _fields(choose(FRONTS, config.front.name, "front.name"))
+    others = [_fields(front) for front in FRONTS.values()]
+
+    def passed_over(key: str, value: Any) -> bool:
+        return key not in fields and any(key in other and other[key].default == value for other in others)
+
+    spec = {key: value for key, value in config.front.items() if not passed_over(key, value)}
+    return construct(FRONTS, spec, "front", **({"channels": config.channels} if "channels" in fields else {}))
+
+
+def name_fields(config: Config, words: Sequence[str]) -> None:
+    """Adds what a command line says of front ends and a config does not, so that it can be said there.
+
+    A field that the chosen front end does not have is refused when it is built.
+    """
+    named = set(re.findall(r"^--?config\.front\.(\w+)", "\n".join(words), re.MULTILINE)) - set(config.front)
+    with config.unlocked():
+        for front in FRONTS.values():
+            config.front.update({key: field.default for key, field in _fields(front).items() if key in named})
+
+
+def _fields(front: Any) -> dict[str, dataclasses.Field]:
+    """What a config may say of a front end."""
+    return {field.name: field for field in dataclasses.fields(front) if field.name not in ("parent", "name")}

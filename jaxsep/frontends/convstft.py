@@ -1,5 +1,7 @@
 """The STFT of DCCRN, written as convolutions with fixed kernels by its authors and computed by FFTs here."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,17 @@ class ConvStft(nn.Module):
     form: str = "dccrn"
     bins: int | None = None
     clamp: bool = False
+
+    fixed: ClassVar[bool] = True
+
+    @property
+    def points(self) -> int:
+        """Points of the transform."""
+        return self.fft
+
+    def start(self) -> "ConvStft":
+        """Itself: there is nothing to train."""
+        return self
 
     def frames(self, length: int) -> int:
         """Number of frames of a wave of `length` samples."""

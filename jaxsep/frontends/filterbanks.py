@@ -1,5 +1,7 @@
 """Filterbanks that are learned with the net: between waves [*b t c] and real coefficients [*b n d]."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,6 +41,8 @@ class LearnedBank(nn.Module):
     stride: int = 8
     activation: str = "linear"
     convention: str = "asteroid"
+
+    fixed: ClassVar[bool] = False
 
     def setup(self):
         """Analysis and gate [k c d], synthesis [d k c]."""

@@ -1,5 +1,7 @@
 """No front end: the latent is the wave."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 from jax import Array
 from jaxtyping import Float
@@ -9,6 +11,8 @@ from jaxsep.errors import JaxsepError
 
 class Identity(nn.Module):
     """The wave itself, for nets that work on samples."""
+
+    fixed: ClassVar[bool] = True
 
     def frames(self, length: int) -> int:
         """One "frame" per sample."""

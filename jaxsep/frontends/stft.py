@@ -1,5 +1,8 @@
 """The short-time Fourier transform without parameters."""
 
+import dataclasses
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +46,7 @@ class Stft(nn.Module):
         window: "hann", "sqrt_hann", "hamming" or "gaussian" (six deviations long), periodic.
         padding: see above.
         bins: the net sees the lowest `bins` frequencies; None = all fft // 2 + 1.
-        fft: points of the transform, even, with the window in their middle as in torch.stft; None = `frame`.
+        fft: points of the transform, even, with the window in their middle as in torch.stft; 0 = `frame`.
         normalised: the transform is orthonormal, fft^-1/2 times the sum (torch.stft's `normalized`).
     """
 
@@ -52,13 +55,20 @@ class Stft(nn.Module):
     window: str = "hann"
     padding: str = "left"
     bins: int | None = None
-    fft: int | None = None
+    fft: int = 0
     normalised: bool = False
+
+    fixed: ClassVar[bool] = True
 
     @property
     def points(self) -> int:
         """Points of the transform."""
         return self.fft or self.frame
+
+    def start(self) -> "Stft":
+        """The transform without parameters that this one is at the start of training: itself, here."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Stft) if field.init}
+        return Stft(**values | {"name": None, "parent": None})
 
     def frames(self, length: int) -> int:
         """Number of frames of a wave of `length` samples."""
@@ -78,7 +88,8 @@ class Stft(nn.Module):
             raise JaxsepError("front: a wave of 0 samples has no spectrum; give at least 1")
         covered = (self.frames(length) - 1) * self.hop + self.frame
         surrounded = padded(jnp.moveaxis(wave, -1, -2), self._lead, covered, self.padding == "reflect")
-        return jnp.moveaxis(self._analyse(framed(surrounded, self.frame, self.hop)), -3, -1)
+        analysis, _ = self._windows()
+        return jnp.moveaxis(self._transform(framed(surrounded, self.frame, self.hop) * analysis), -3, -1)
 
     def crop(self, latent: Complex[Array, "*b n f c"]) -> Complex[Array, "*b n g c"]:
         """The lowest `bins` frequencies."""
@@ -95,7 +106,8 @@ class Stft(nn.Module):
         if count != self.frames(length):
             raise JaxsepError(f"front: {count} frames, but {length} samples have {self.frames(length)}")
         kept = slice(self._lead, self._lead + length)
-        wave = overlap_add(self._synthesise(jnp.moveaxis(latent, -1, -3)), self.hop)[..., kept]
+        _, synthesis = self._windows()
+        wave = overlap_add(self._inverse(jnp.moveaxis(latent, -1, -3)) * synthesis, self.hop)[..., kept]
         return jnp.moveaxis(wave / self._energy(count)[kept], -2, -1)
 
     def check(self) -> None:
@@ -112,24 +124,22 @@ class Stft(nn.Module):
         if self.bins is not None and not 1 <= self.bins <= self.points // 2 + 1:
             raise JaxsepError(f"front.bins={self.bins}: an FFT of {self.points} has 1 to {self.points // 2 + 1} bins")
 
-    def _analyse(self, frames: Float[Array, "*b n frame"]) -> Complex[Array, "*b n f"]:
-        """Windows and transforms."""
-        return self._transform(frames * self._taps)
-
-    def _synthesise(self, latent: Complex[Array, "*b n f"]) -> Float[Array, "*b n frame"]:
-        """Transforms back and windows."""
-        return self._inverse(latent) * self._taps
+    def _windows(self) -> tuple[Float[Array | np.ndarray, " frame"], Float[Array | np.ndarray, " frame"]]:
+        """Of analysis and of synthesis."""
+        return self._taps, self._taps
 
     def _energy(self, count: int) -> Float[Array, " t"]:
         """What the overlapping frames have to be divided by."""
         return window_energy(self._taps, self.hop, count)
 
     def _transform(self, frames: Float[Array, "*b n frame"]) -> Complex[Array, "*b n f"]:
+        """Of windowed frames."""
         before = self._margin
         frames = jnp.pad(frames, [(0, 0)] * (frames.ndim - 1) + [(before, self.points - self.frame - before)])
         return jnp.fft.rfft(frames, norm=self._norm)
 
     def _inverse(self, latent: Complex[Array, "*b n f"]) -> Float[Array, "*b n frame"]:
+        """Frames that are yet to be windowed."""
         frames = jnp.fft.irfft(latent, n=self.points, norm=self._norm)
         return frames[..., self._margin : self._margin + self.frame]
 
