@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxsep.config import Config, choose, construct
+from jaxsep.frontends.adaptivestft import AdaptiveStft
 from jaxsep.frontends.convstft import ConvStft
 from jaxsep.frontends.filterbanks import LearnedBank
 from jaxsep.frontends.identity import Identity
@@ -16,6 +17,7 @@ FRONTS = {
     "stft": Stft,
     "conv_stft": ConvStft,
     "learnable_stft": LearnableStft,
+    "adaptive_stft": AdaptiveStft,
     "identity": Identity,
     "learned": LearnedBank,
 }
