@@ -27,7 +27,7 @@ test-full: $(READY)
 
 # The smallest set that touches every room: for the other end of the range of Python and jax versions.
 smoke: $(READY)
-	$(BIN)/python -m pytest -m "not full" -k "smoke or spleeter or frontends or inference or pipeline"
+	$(BIN)/python -m pytest -m "not full" -k "spleeter or pipeline" $(PARALLEL)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -168,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_reproduce(commands)
 
     _add_report(commands)
+    _add_study(commands)
 
     doctor = _add(commands, "doctor", _doctor, "show versions, devices, audio formats and ffmpeg")
     _add_json(doctor)
@@ -296,6 +297,29 @@ def _add_reproduce(commands: Any) -> None:
     )
     add("--jobs", type=_jobs, default=1, metavar="N", help="processes that score; default: 1")
     add("--partial", action="store_true", help="leave out songs that fail; what is left compares with nothing")
+
+
+def _add_study(commands: Any) -> None:
+    study = commands.add_parser("study", help="ask one question of many trainings: run, tabulate and draw them")
+    rooms = study.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    words = "train and score what a study consists of; goes on where it stopped"
+    run = _add(rooms, "run", _study_run, words, epilog="Exit status: 0 all done, 1 some runs failed, 2 nothing began.")
+    run.add_argument("study", metavar="STUDY", help="a file, FILE.py or FILE.py:VARIANT, as in configs/studies")
+    run.add_argument("--workdir", required=True, metavar="DIR", type=Path, help="gets a run folder for each training")
+    run.add_argument(
+        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="only every N-th run, from the I-th on"
+    )
+    table = _add(rooms, "table", _study_table, "say what came out; writes table.md and table.csv")
+    plot = _add(rooms, "plot", _study_plot, "draw curves and boxes; writes PNG files")
+    for parser in (table, plot):
+        parser.add_argument("folder", metavar="DIR", type=Path, help="the --workdir of `jaxsep study run`")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected I/N such as 1/4, with I from 1 to N")
+    return int(index), int(count)
 
 
 def _jobs(text: str) -> int:
@@ -618,6 +642,28 @@ def _report(args: argparse.Namespace) -> int:
         notify=_say,
     )
     print(page)
+    return 0
+
+
+def _study_run(args: argparse.Namespace) -> int:
+    from jaxsep.studies import definition, results, running, table
+
+    failed = running.run(definition.load_study(args.study), args.workdir, args.shard, _say)
+    print(table.write(results.read(args.workdir), args.workdir))
+    return 1 if failed else 0
+
+
+def _study_table(args: argparse.Namespace) -> int:
+    from jaxsep.studies import results, table
+
+    print(table.write(results.read(args.folder), args.folder))
+    return 0
+
+
+def _study_plot(args: argparse.Namespace) -> int:
+    from jaxsep.studies import plots, results
+
+    print(*plots.draw(results.read(args.folder), args.folder), sep="\n")
     return 0
 
 

@@ -242,11 +242,13 @@ def load_module(path: str | Path):
 
 
 def load_config(spec: str | Path) -> Config:
-    """The config of `path.py` or `path.py:variant`.
+    """The config of `path.py` or `path.py:variant`, or of the `config.json` of a run folder.
 
     Raises:
-        JaxsepError: unknown file or variant.
+        JaxsepError: unknown file or variant, or a damaged one.
     """
+    if Path(spec).suffix == ".json":
+        return _read_json(Path(spec))
     path, _, variant = str(spec).partition(":")
     module = load_module(path)
     return module.get_config(variant) if variant else module.get_config()
@@ -395,10 +397,17 @@ def run_config(workdir: str | Path) -> Config:
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise JaxsepError(f"{workdir}: not a run folder (no config.json); give the --workdir of a training")
+    return _read_json(path)
+
+
+def _read_json(path: Path) -> Config:
     try:
-        return ConfigDict(_completed(json.loads(path.read_text()), defaults().to_dict())).lock()
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        values = _completed(json.loads(path.read_text()), defaults().to_dict())
+    except OSError as error:
+        raise JaxsepError(f"{path}: cannot be read ({error.strerror}); expected the config.json of a run") from None
+    except (ValueError, TypeError, AttributeError) as error:
         raise JaxsepError(f"{path}: damaged ({error}); restore it from the config that made the run") from None
+    return ConfigDict(_frozen(values)).lock()
 
 
 def _completed(config: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
