@@ -65,6 +65,7 @@ def multiply(folder: Path, many: Path, count: int) -> None:
         song = songs[number % len(songs)]
         file = f"many-train.array_record-{number:05d}"
         os.link(folder / song["file"], many / file)
+        os.link(store.places_of(folder / song["file"]), store.places_of(many / file))
         entries.append(song | {"name": f"{number:05d}", "file": file})
     (many / store.INDEX).write_text(json.dumps({"songs": entries}))
 

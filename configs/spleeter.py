@@ -15,8 +15,8 @@ Trained on MUSDB18 only, users and the authors report averages of 4.0 to 4.4.
 Variants: `vocals`, `2stems`, `4stems` (default), `5stems` (softmax over the sources; needs piano stems); `16khz`
 (1,536 bins); `1024` (a seventh level of 1,024 channels); `report` and `report22k` (the recipe of a comparative
 study: mono, L2, learning rate halved on milestones; at 22,050 Hz the same for speed); `demo` (narrow, on the
-built-in songs, minutes on two cores); `excerpt` (paper width, fitted to one short real excerpt); `rendered` (half an
-hour on two cores, on songs of `jaxsep data render` or others in stem folders).
+built-in songs, minutes on two cores); `excerpt` (paper width, fitted to one short real excerpt); `rendered` (a
+quarter to half an hour on two cores, on songs of `jaxsep data render` or others in stem folders: docs/data.md).
 """
 
 from jaxsep.config import Config, choose, defaults, study

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import soundfile
 from ml_collections import ConfigDict
 
-from jaxsep import audio
+from jaxsep import audio, memory
 from jaxsep.config import defaults
 from jaxsep.data.built import build, runners, samples, store, writing
 from jaxsep.data.built.loudness import k_filter, loudness
@@ -228,9 +229,51 @@ def test_the_audio_is_found_where_a_parser_finds_it():
         )
         example.features.feature["second"].int64_list.value.append(3)
         record = example.SerializeToString()
-        assert store.payload(record) == example.features.feature["audio"].bytes_list.value[0]
+        start, length = store.find_audio(record)
+        assert record[start : start + length] == example.features.feature["audio"].bytes_list.value[0]
     with pytest.raises(JaxsepError, match="without the feature 'audio'"):
-        store.payload(b"\n\x05audit\x12")
+        store.find_audio(b"\n\x05audit\x12")
+
+
+def test_the_audio_of_records_is_read_where_array_record_reads_it(songs, tmp_path):
+    """Of records from hundreds of bytes to beyond several blocks of 64 KiB."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    root = tmp_path / "songs"
+    (root / "train" / "long").mkdir(parents=True)
+    for name, seconds in (("vocals", 131), ("drums", 131)):  # beyond second 127 a record's number takes a byte more
+        soundfile.write(root / "train" / "long" / f"{name}.wav", noise(1, 700 * seconds + 5), 700)
+    (root / "train" / "wide").mkdir()
+    for name in ("vocals", "drums"):
+        soundfile.write(root / "train" / "wide" / f"{name}.wav", noise(2, 3 * 96000 + 9, 8), 96000)
+    folder = make(root, tmp_path / "out", stems="vocals,drums").folder
+    for song in store.load_index(folder)["songs"]:
+        path = folder / song["file"]
+        expected = ArrayRecordReader(str(path)).read(list(range(song["records"])))
+        for first, count in ((0, song["records"]), (song["records"] - 2, 2), (1, 1)):
+            audio, sizes = store.read_audio(path, first, count)
+            for record, part in zip(
+                expected[first : first + count], np.split(audio, np.cumsum(sizes)[:-1]), strict=True
+            ):
+                start, size = store.find_audio(record)
+                assert part.tobytes() == record[start : start + size]
+        with pytest.raises(JaxsepError, match=f"record {song['records']} is not there"):
+            store.read_audio(path, song["records"] - 1, 2)
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // store.BLOCK // 2 * store.BLOCK])
+        with pytest.raises(JaxsepError, match=r"cut short|not as it was written"):
+            store.read_audio(path, 0, song["records"])
+
+
+def test_a_checksum_is_of_all_bytes():
+    data = np.random.default_rng(0).integers(0, 256, 21, np.uint8)
+    words = [int.from_bytes(data[i : i + 8].tobytes(), "little") for i in (0, 8, 16)]
+    assert store.checksum(data) == sum(words) % 2**64
+    assert store.checksum(b"") == 0
+    for byte in range(21):
+        other = data.copy()
+        other[byte] ^= 1
+        assert store.checksum(other) != store.checksum(data)
 
 
 def config(block: ConfigDict, **changes) -> ConfigDict:
@@ -261,7 +304,7 @@ def test_the_stream_is_that_of_the_stem_folder(songs, built, changes):
 
 def files(folder: Path) -> dict[str, int]:
     """The songs' files and when they were written."""
-    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*array_record*")}
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*array_record-?????")}
 
 
 def test_a_set_is_continued_where_it_was_killed_and_finished_songs_are_not_written_again(tmp_path):
@@ -457,6 +500,7 @@ def test_a_thousand_songs_open_and_give_a_batch_in_seconds(two, tmp_path):
     for number in range(1000):
         file = f"many-train.array_record-{number:05d}"
         os.link(folder / one["file"], many / file)
+        os.link(store.places_of(folder / one["file"]), store.places_of(many / file))
         entries.append(one | {"name": f"{number:04d}", "file": file})
     (many / store.INDEX).write_text(json.dumps({"songs": entries}))
     cfg = config(data(many, remix="stem", segment=1500))
@@ -552,22 +596,32 @@ def test_beam_that_is_missing_is_named():
 
 
 @pytest.mark.full
-def test_two_threads_read_nearly_twice_as_fast_as_one(tmp_path):
-    """The best of many rounds, as other programs take the cores, too."""
+def test_threads_decode_flac_side_by_side(tmp_path):
+    """Two gain three quarters at least of what they gain at sines of numpy, which never ask for Python's lock.
+
+    Nothing can be gained at PCM: a crop takes a tenth of a millisecond, and half of that is Python. The best of many
+    rounds counts, as other programs take the cores, too.
+    """
     root = tmp_path / "songs"
     folder = root / "train" / "song"
     folder.mkdir(parents=True)
     for number, stem in enumerate(STEMS):
         soundfile.write(folder / f"{stem}.wav", noise(number, 44100 * 60), 44100)
-    made = make(root, tmp_path / "out").folder
+    made = make(root, tmp_path / "out", codec="flac").folder
     (track,) = open_tracks(data(made), "train")
+    memory.keep_freed()  # as training does: otherwise threads wait for each other in the kernel
 
     def read(seed: int) -> None:
-        for start in np.random.default_rng(seed).integers(0, track.length - 6 * 44100, 60):
+        for start in np.random.default_rng(seed).integers(0, track.length - 6 * 44100, 20):
             track.read(STEMS[seed], int(start), 6 * 44100)
 
-    def seconds(threads: int) -> float:
-        workers = [threading.Thread(target=read, args=(seed,)) for seed in range(threads)]
+    def sines(seed: int) -> None:
+        wave = np.full(1_000_000, seed, np.float32)
+        for _ in range(20):
+            np.sin(wave, out=wave)
+
+    def seconds(work: Callable[[int], None], threads: int) -> float:
+        workers = [threading.Thread(target=work, args=(seed,)) for seed in range(threads)]
         start = time.perf_counter()
         for worker in workers:
             worker.start()
@@ -575,6 +629,9 @@ def test_two_threads_read_nearly_twice_as_fast_as_one(tmp_path):
             worker.join()
         return (time.perf_counter() - start) / threads
 
-    rounds = [(seconds(1), seconds(2)) for _ in range(15)]
-    one, two = (min(column) for column in zip(*rounds, strict=True))
-    assert one / two >= 1.8, rounds
+    def gain(work: Callable[[int], None]) -> float:
+        rounds = [(seconds(work, 1), seconds(work, 2)) for _ in range(15)]
+        one, two = (min(column) for column in zip(*rounds, strict=True))
+        return one / two
+
+    assert gain(read) >= 0.75 * gain(sines)

@@ -1,5 +1,6 @@
 """FLAC in memory."""
 
+import os
 from io import BytesIO
 
 import numpy as np
@@ -25,6 +26,12 @@ def decode_flac(data: bytes | memoryview, dtype: Dtype) -> Samples:
         JaxsepError: not FLAC, or damaged.
     """
     try:
-        return soundfile.read(BytesIO(data), dtype=dtype, always_2d=True)[0]
+        if not hasattr(os, "memfd_create"):  # not Linux
+            return soundfile.read(BytesIO(data), dtype=dtype, always_2d=True)[0]
+        # libsndfile reads a file by itself, but a BytesIO through Python, whose lock keeps threads from each other.
+        file = os.memfd_create("flac")
+        os.write(file, data)
+        os.lseek(file, 0, os.SEEK_SET)
+        return soundfile.read(file, dtype=dtype, always_2d=True)[0]
     except soundfile.SoundFileError as error:
         raise JaxsepError(f"damaged FLAC ({error}); rebuild the data set") from None

@@ -30,7 +30,7 @@ from jaxsep.errors import JaxsepError
 
 NAMES = ("musdb18", "musdb18_hq", "stem_folder")
 CODECS = ("pcm", "flac")
-FORMAT = 1  # of the records; songs of another one are made again
+FORMAT = 2  # of the records; songs of another one are made again
 # No number of files in the names: a song that is added later changes no other song's.
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"
 

@@ -76,38 +76,45 @@ def write_song(job: Job) -> None:
     part = job.note.with_name(f"{job.file}.{os.getpid()}-{secrets.token_hex(4)}.part")
     example_features = features()
     stems: dict[str, dict[str, Any]] = {}
-    count = 0
+    audio: list[tuple[int, int, int, int]] = []
     try:
         writer = ArrayRecordWriter(str(part), OPTIONS)
         for stem in stem_names(job.track):
-            reader, first, encoding = job.track.reader(stem), count, ""
+            reader, first, encoding = job.track.reader(stem), len(audio), ""
             for example in examples(job.track, stem, job.codec):
-                writer.write(example_features.serialize_example(example_features.encode_example(example)))
+                record = example_features.serialize_example(example_features.encode_example(example))
+                writer.write(record)
                 encoding = example["encoding"]
-                count += 1
+                audio.append((len(record), *store.find_audio(record), store.checksum(example["audio"])))
             kind = {"channels": reader.channels, "dtype": reader.dtype.name, "encoding": encoding}
             stems[stem] = {"first": first, **kind}
         writer.close()
+        store.write_places(part, audio)
         song = {
             "name": job.track.name,
             "split": job.track.split,
             "file": job.file,
             "rate": job.track.rate,
             "length": job.track.length,
-            "records": count,
+            "records": len(audio),
             "bytes": part.stat().st_size,
             "stems": stems,
             "source": job.source,
         }
         compare(job, {**song, "file": str(part.relative_to(job.folder))})
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, job.folder / job.file)
+        for written, name in (
+            (store.places_of(part), store.places_of(job.folder / job.file)),
+            (part, job.folder / job.file),
+        ):
+            with open(written, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(written, name)
         write_note(job.note, song)
     except RuntimeError as error:
         raise JaxsepError(f"{part}: cannot be written ({error}); check the folder and the disk") from None
     finally:
         part.unlink(missing_ok=True)
+        store.places_of(part).unlink(missing_ok=True)
 
 
 def compare(job: Job, song: Mapping[str, Any]) -> None:
