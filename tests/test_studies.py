@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from jaxsep import config as configs
+from jaxsep import losses, separator
 from jaxsep.cli import main
 from jaxsep.errors import JaxsepError
 from jaxsep.studies import definition, plots, results, running, table
@@ -87,6 +88,16 @@ def test_the_studies_of_the_suite_differ_in_what_they_name(variant):
         fronts = [config.pop("front") for config in same]
         assert all(config == same[0] for config in same)
         assert len({json.dumps(front, sort_keys=True) for front in fronts}) == len(fronts)
+
+
+@pytest.mark.parametrize("variant", ["losses", "masks", "levels", "precision"])
+def test_the_report_asks_one_question_at_a_time_and_every_cell_can_be_built(variant):
+    made = definition.load_study(f"configs/studies/report.py:{variant}")
+    values = [cell.config.to_dict() for cell in made.cells]
+    assert len({json.dumps(value, sort_keys=True) for value in values}) == len(values) >= 2
+    for cell in made.cells:
+        separator.build(cell.config)
+        losses.from_config(cell.config)
 
 
 def test_a_file_that_defines_no_study_is_refused():

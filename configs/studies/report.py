@@ -1,0 +1,36 @@
+"""What a comparative study of separation systems asked, on one system: losses, masks, depth, precision.
+
+Each question is a variant, on the small Spleeter of `configs/spleeter.py:demo` and built-in songs, so that one machine
+answers it; the study's own recipe for long trainings is `configs/spleeter.py:report`.
+
+    jaxsep study run configs/studies/report.py:losses --workdir runs/losses
+
+Variants: `losses` (L1, amplitude-weighted L1, smooth L1, L2, L1 on mel bands, SI-SDR), `masks` (a sigmoid for each
+source against a softmax over all), `levels` (four against five of them), `precision` (float32 against bfloat16).
+"""
+
+from jaxsep.config import Config, choose, load_config
+from jaxsep.studies.definition import Cell, Study, changed
+
+# question -> level -> what differs; the first level is the reference
+QUESTIONS = {
+    "losses": {
+        "l1": {"loss__name": "l1"},
+        "weighted_l1": {"loss__name": "weighted_l1"},
+        "smooth_l1": {"loss__name": "smooth_l1"},
+        "l2": {"loss__name": "l2"},
+        "mel_l1": {"loss__name": "l1", "loss__mel_bins": 128},
+        "si_sdr": {"loss__name": "si_sdr"},
+    },
+    "masks": {"sigmoid": {"head__activation": "sigmoid"}, "softmax": {"head__activation": "softmax"}},
+    "levels": {"four": {"model__channels": (8, 16, 32, 64)}, "five": {"model__channels": (8, 16, 32, 64, 128)}},
+    "precision": {"float32": {"precision": "float32"}, "bfloat16": {"precision": "bfloat16"}},
+}
+
+
+def get_study(variant: str = "losses") -> Study:
+    """The study of a question."""
+    levels = choose(QUESTIONS, variant, "variant of configs/studies/report.py")
+    demo: Config = load_config("configs/spleeter.py:demo")
+    cells = [Cell({variant: level}, changed(demo, **changes)) for level, changes in levels.items()]
+    return Study(f"Report: {variant}", variant, cells)
