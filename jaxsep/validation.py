@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 import soxr
-from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Float
 
@@ -129,7 +128,7 @@ def _losses(
     """Losses of a song's segments; the last one ends with the song."""
     size, length, batch = config.data.segment, len(mix), config.data.batch_size
     starts = [*range(0, length - size, size), length - size]
-    losses: list[Array] = []
+    losses: list[np.ndarray] = []
     for first in range(0, len(starts), batch):
         group = starts[first : first + batch]
         filled = group + group[-1:] * (batch - len(group))  # one compiled shape; the repeats are cut off below
@@ -137,8 +136,10 @@ def _losses(
             "mix": np.stack([mix[start : start + size] for start in filled]),
             "sources": np.stack([references[:, start : start + size] for start in filled]),
         }
-        losses.append(eval_step(variables, training.put(segments, mesh))[: len(group)])
-    return np.concatenate([np.asarray(part) for part in losses])
+        # Fetched one by one: of several programs that exchange data between more CPU devices than there are cores, each
+        # may hold a thread that another one waits for, until XLA aborts the process.
+        losses.append(np.asarray(eval_step(variables, training.put(segments, mesh)))[: len(group)])
+    return np.concatenate(losses)
 
 
 def _excerpt(
