@@ -16,6 +16,7 @@ from jaxsep import frontends
 from jaxsep.config import Config, choose, construct, defaults
 from jaxsep.errors import JaxsepError
 from jaxsep.frontends import Stft
+from jaxsep.mel import mel_filters
 
 # Keeps ratios of energies finite: far below the energy of any audible second of sound.
 TINY = 1e-8
@@ -313,47 +314,6 @@ def partly(
     return jnp.where(known.any(axis=1, keepdims=True), weak, every)
 
 
-def mel_filters(bands: int, bins: int, rate: int, frame: int, htk: bool = False) -> np.ndarray:
-    """Triangular mel filters, [bins bands], from 0 Hz to the last of the lowest `bins` bins of a spectrum.
-
-    Each filter has unit area over Hz (Slaney's normalisation), so that on noise all bands weigh about the
-    same. Equal to librosa.filters.mel(sr=rate, n_fft=frame, n_mels=bands, fmax=(bins - 1) * rate / frame,
-    htk=htk).
-
-    Raises:
-        JaxsepError: a band so narrow that no bin falls into it.
-    """
-    hertz = np.arange(bins) * rate / frame
-    edges = _mel_to_hertz(np.linspace(0, _hertz_to_mel(hertz[-1:], htk)[0], bands + 2), htk)
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    rising = (hertz[:, None] - low) / (centre - low)
-    falling = (high - hertz[:, None]) / (high - centre)
-    filters = np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
-    empty = int((filters.max(axis=0) == 0).sum())
-    if empty:
-        raise JaxsepError(f"loss.mel_bins={bands}: {empty} bands lie between the bins of a {frame}-point spectrum")
-    return filters.astype(np.float32)
-
-
-# Slaney's scale (Auditory Toolbox, 1998): linear up to 1 kHz at 3 mel per 200 Hz, then 27 mel per factor of
-# 6.4.
-_KNEE_HERTZ, _KNEE_MEL, _LOG_STEP = 1000.0, 15.0, np.log(6.4) / 27
-
-
-def _hertz_to_mel(hertz: np.ndarray, htk: bool) -> np.ndarray:
-    if htk:
-        return 2595 * np.log10(1 + hertz / 700)
-    above = _KNEE_MEL + np.log(np.maximum(hertz, _KNEE_HERTZ) / _KNEE_HERTZ) / _LOG_STEP
-    return np.where(hertz < _KNEE_HERTZ, hertz * _KNEE_MEL / _KNEE_HERTZ, above)
-
-
-def _mel_to_hertz(mel: np.ndarray, htk: bool) -> np.ndarray:
-    if htk:
-        return 700 * (10 ** (mel / 2595) - 1)
-    above = _KNEE_HERTZ * np.exp((mel - _KNEE_MEL) * _LOG_STEP)
-    return np.where(mel < _KNEE_MEL, mel * _KNEE_HERTZ / _KNEE_MEL, above)
-
-
 LOSSES: dict[str, type[Loss]] = {
     "l1": L1,
     "weighted_l1": WeightedL1,
@@ -408,7 +368,7 @@ def _transform(config: Config, front: Any) -> Any:
     domain, frame, hop = config.loss.domain, config.loss.stft.frame, config.loss.stft.hop
     if domain not in ("auto", "latents", "stft"):
         raise JaxsepError(f"loss.domain={domain!r} is unknown, expected auto, latents or stft")
-    spectral = hasattr(front, "start")
+    spectral = hasattr(front, "untrained")
     what = f"loss.name={config.loss.name!r} compares spectra, and front.name={config.front.name!r}"
     if domain != "stft" and front.fixed and spectral:
         return None
@@ -421,4 +381,4 @@ def _transform(config: Config, front: Any) -> Any:
         return transform
     if not spectral:
         raise JaxsepError(f"{what} gives none; set loss.stft.frame=4096, or a loss on waves such as wave_l1")
-    return front.start()
+    return front.untrained()

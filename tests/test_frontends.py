@@ -38,7 +38,7 @@ def test_frames_around_their_middle_are_scipys(window, length, padding, boundary
     wave = noise(length, 2)
     options = {"nperseg": FRAME, "noverlap": FRAME - HOP, "boundary": boundary, "padded": False, "axis": 0}
     _, _, expected = scipy.signal.stft(wave, window=taps(window), **options)
-    latent = Stft(FRAME, HOP, window, padding).encode(jnp.asarray(wave))
+    latent = Stft(FRAME, HOP, padding, window=window).encode(jnp.asarray(wave))
     np.testing.assert_allclose(latent, expected.transpose(2, 0, 1) * taps(window).sum(), atol=2e-5)
 
 
@@ -114,7 +114,7 @@ def test_every_window_inverts(window, hop, padding):
     wave = noise(300, 1)
     wave /= np.abs(wave).max()
     for options in ({}, {"fft": 80, "normalised": True}):
-        front = Stft(FRAME, hop, window, padding, **options)
+        front = Stft(FRAME, hop, padding, window=window, **options)
         back = jax.jit(lambda wave, front=front: front.decode(front.encode(wave), 300))(jnp.asarray(wave))
         np.testing.assert_allclose(back, wave, atol=2e-6)
 

@@ -62,7 +62,7 @@ def test_at_the_start_it_is_stft(fields, shapes):
     front, wave = LearnableStft(FRAME, HOP, **fields), jnp.asarray(noise(2, LENGTH, 2))
     variables = initial(front, wave)
     assert jax.tree.map(jnp.shape, variables) == {"params": shapes}
-    for ours, fixed in zip(applied(front, variables, wave), both_ways(front.start(), wave), strict=True):
+    for ours, fixed in zip(applied(front, variables, wave), both_ways(front.untrained(), wave), strict=True):
         assert ours.shape == fixed.shape and ours.dtype == fixed.dtype
         assert float(jnp.abs(ours - fixed).max()) <= 1e-5 * float(jnp.abs(fixed).max())
 
@@ -71,7 +71,7 @@ def test_at_the_published_size_it_is_stft():
     front, wave = LearnableStft(synthesis="untied", bins=1024), jnp.asarray(noise(3 * 4096 + 5, 1))
     variables = initial(front, wave)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 2 * 4096 * 2 * 1024
-    for ours, fixed in zip(applied(front, variables, wave), both_ways(front.start(), wave), strict=True):
+    for ours, fixed in zip(applied(front, variables, wave), both_ways(front.untrained(), wave), strict=True):
         assert float(jnp.abs(ours - fixed).max()) <= 1e-5 * float(jnp.abs(fixed).max())
 
 
@@ -114,10 +114,28 @@ def test_tied_windows_are_inverted_whatever_they_are():
     variables = moved(initial(front, wave))
     assert float(jnp.abs(variables["params"]["window"] - front._taps).max()) > 0.2
     latent, decoded, _ = applied(front, variables, wave)
-    assert float(jnp.abs(latent - front.start().encode(wave)).max()) > 0.1
+    assert float(jnp.abs(latent - front.untrained().encode(wave)).max()) > 0.1
     np.testing.assert_allclose(decoded, wave, atol=2e-6)
     untied = front.clone(synthesis="untied")
     assert float(jnp.abs(applied(untied, moved(initial(untied, wave)), wave)[1] - wave).max()) > 0.1
+
+
+@pytest.mark.parametrize("constraint", ["unit", "energy"])
+def test_constraints_take_the_size_from_windows_and_kernels(constraint):
+    """At the start nothing changes; no scale does, and one bin's only under "energy"."""
+    wave = jnp.asarray(noise(LENGTH, 1))
+    front = LearnableStft(FRAME, HOP, trained="both", synthesis="untied", constraint=constraint)
+    variables = initial(front, wave)
+    first = applied(front, variables, wave)
+    for ours, fixed in zip(first, both_ways(front.untrained(), wave), strict=True):
+        assert float(jnp.abs(ours - fixed).max()) <= 1e-5 * float(jnp.abs(fixed).max())
+    scaled = applied(front, jax.tree.map(lambda leaf: 0.2 * leaf, variables), wave)
+    for ours, fixed in zip(scaled, first, strict=True):
+        np.testing.assert_allclose(ours, fixed, atol=2e-5)
+    louder = {"params": {**variables["params"], "kernels": variables["params"]["kernels"].at[..., 3].multiply(5.0)}}
+    latent = applied(front, louder, wave)[0]
+    ratio = 1 if constraint == "unit" else 5 / ((32 + 25) / 33) ** 0.5
+    np.testing.assert_allclose(latent[:, 3], ratio * first[0][:, 3], atol=1e-4)
 
 
 def test_gradients_reach_both_sides():
@@ -132,6 +150,7 @@ def test_gradients_reach_both_sides():
     [
         ({"trained": "all"}, "front.trained='all' is unknown, expected one of window, kernels, both"),
         ({"synthesis": "free"}, "front.synthesis='free'"),
+        ({"constraint": "l2"}, "front.constraint='l2' is unknown, expected one of none, unit, energy"),
         ({"hop": 24}, "front.hop=24 does not divide"),
     ],
 )
@@ -228,7 +247,7 @@ def test_the_name_alone_changes_the_front_end(system):
 def test_the_command_line_names_fields_of_front_ends():
     made = configs.load_config("spleeter.py:demo")
     frontends.name_fields(made, ["--config.front.synthesis=untied", "--config.front.fft=8192", "--config.seed=1"])
-    assert (made.front.synthesis, made.front.fft) == ("tied", 0) and "filters" not in made.front
+    assert isinstance(made.front.synthesis, str) and made.front.fft == 0 and "filters" not in made.front
 
 
 def test_trained_front_ends_are_not_packed(tmp_path):

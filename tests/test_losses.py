@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxsep.errors import JaxsepError
-from jaxsep.losses import LOSSES, build, mel_filters
+from jaxsep.losses import LOSSES, build
+from jaxsep.mel import mel_filters
 
 SPECTRAL = ("l1", "weighted_l1", "smooth_l1", "l2")
 

@@ -54,13 +54,11 @@ def of_run(folder: Path, front: Any, tracks: Sequence[Track], config: Config, fi
 
 
 def measure(front: Any, tracks: Sequence[Track], config: Config) -> Statistics:
-    """Statistics of songs through a spectral front end as it starts; one song at a time is in memory.
+    """Statistics of songs through a spectral front end; one song at a time is in memory.
 
     Raises:
         JaxsepError: a song that cannot be read, or songs that are all silent.
     """
-
-    front = front.start()
 
     @jax.jit
     def encode(wave: jax.Array) -> jax.Array:

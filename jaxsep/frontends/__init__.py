@@ -5,8 +5,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jaxsep.config import Config, choose, construct
+from jaxsep.config import Config, choose, construct, defaults
+from jaxsep.errors import JaxsepError
 from jaxsep.frontends.adaptivestft import AdaptiveStft
+from jaxsep.frontends.analyticbanks import AnalyticBank, SincBank
 from jaxsep.frontends.convstft import ConvStft
 from jaxsep.frontends.filterbanks import LearnedBank
 from jaxsep.frontends.identity import Identity
@@ -18,6 +20,8 @@ FRONTS = {
     "conv_stft": ConvStft,
     "learnable_stft": LearnableStft,
     "adaptive_stft": AdaptiveStft,
+    "analytic": AnalyticBank,
+    "sinc": SincBank,
     "identity": Identity,
     "learned": LearnedBank,
 }
@@ -39,7 +43,20 @@ def build(config: Config) -> Any:
         return key not in fields and any(key in other and other[key].default == value for other in others)
 
     spec = {key: value for key, value in config.front.items() if not passed_over(key, value)}
-    return construct(FRONTS, spec, "front", **({"channels": config.channels} if "channels" in fields else {}))
+    given = {"channels": config.channels, "rate": config.sample_rate}
+    front = construct(FRONTS, spec, "front", **{key: value for key, value in given.items() if key in fields})
+    usual = defaults().optim.front.to_dict()
+    if front.fixed and (asked := [key for key, value in config.optim.front.items() if value != usual[key]]):
+        raise JaxsepError(
+            f"optim.front.{asked[0]}: front.name={config.front.name!r} has no parameters; leave it at its default"
+        )
+    return front
+
+
+def continues(front: Any, other: Any) -> bool:
+    """Whether a front end, as it starts or with the parameters of the other one, does what the other one did."""
+    starts_as_stft = isinstance(front, LearnableStft | AdaptiveStft)
+    return type(front) is type(other) or (starts_as_stft and front.untrained() == other)
 
 
 def name_fields(config: Config, words: Sequence[str]) -> None:

@@ -10,10 +10,12 @@ from jax import Array, lax
 from jaxtyping import Complex, Float, Int
 
 from jaxsep.errors import JaxsepError
-from jaxsep.frontends.framing import WEAK, WINDOWS, padded
+from jaxsep.frontends.framing import WINDOWS, padded
 from jaxsep.frontends.stft import Stft
 
 CHOICES = {"trained": ("length", "hop", "both"), "window": ("hann", "sqrt_hann", "gaussian")}
+
+OVERLAP = 1.5  # hops that a window is long at least: its square is 1/16 where the next one begins to count for more
 
 
 class AdaptiveStft(Stft):
@@ -28,13 +30,12 @@ class AdaptiveStft(Stft):
         X[n, f] = sum_m x[floor(n h) + m] w(1/2 + (m - r - fft / 2) / l) exp(-2 pi i f (m - r) / fft)
 
     Phases count from n h (Leiber et al. count them from the beginning of the wave): so X is continuous where floor(n h)
-    jumps, and it is `Stft` where l and h are whole numbers, as they are at the start. `decode` turns phases back and
-    divides the sum of the windowed frames by that of the squared windows, or by 0.001, which the shortest windows may
-    fall below at the very end of a wave.
+    jumps, and it is `Stft` where l and h are whole numbers, as they are at the start. `decode` inverts it anywhere: it
+    turns the phases back and divides the sum of the windowed frames by that of the squared windows.
 
-    Bounds keep the transform invertible: `shortest_hop` <= h <= fft / 2 and 2 h <= l <= fft. Gradients that lead beyond
-    a bound are not passed on. There are as many frames as the shortest hop has; under longer ones the last of them are
-    behind the wave, in zeros.
+    Bounds see to that: `shortest_hop` <= h and 3/2 h <= l <= fft. Gradients that lead beyond a bound are not passed on.
+    There are as many frames as the shortest hop has (around their middle one more where a wave ends more than half a
+    hop behind the last); under longer hops the last frames are behind the wave, in zeros.
 
     Parameters: `length` and `hop`, logarithms of ratios to their first values, so that a learning rate is a relative
     change.
@@ -71,26 +72,27 @@ class AdaptiveStft(Stft):
             if getattr(self, key) not in known:
                 what = f"front.{key}={getattr(self, key)!r}: front.name='adaptive_stft'"
                 raise JaxsepError(f"{what} takes one of {', '.join(known)}")
-        if not 0 < self._shortest <= self.hop or self.frame % self._shortest:
+        if not 0 < self._shortest <= self.hop:
             raise JaxsepError(
-                f"front.shortest_hop={self.shortest_hop}: expected a divisor of front.frame={self.frame}, "
-                f"at most front.hop={self.hop}"
+                f"front.shortest_hop={self.shortest_hop}: expected 1 to front.hop={self.hop}, or 0 for that"
             )
 
     def sizes(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Window length l and hop h, in samples."""
         length, hop = jnp.asarray(float(self.frame)), jnp.asarray(float(self.hop))
         if self.trained != "length":
-            longest = (self.frame if self.trained == "hop" else self.points) // 2
-            hop = hop * jnp.exp(_bounded(self.hop_ratio, *jnp.log(jnp.array([self._shortest / hop, longest / hop]))))
+            longest = (self.frame if self.trained == "hop" else self.points) / OVERLAP
+            hop = hop * jnp.exp(_bounded(self.hop_ratio, jnp.log(self._shortest / hop), jnp.log(longest / hop)))
         if self.trained != "hop":
-            low, high = jnp.log(2 * hop / length), jnp.log(self.points / length)
+            low, high = jnp.log(OVERLAP * hop / length), jnp.log(self.points / length)
             length = length * jnp.exp(_bounded(self.length_ratio, low, high))
         return length, hop
 
     def frames(self, length: int) -> int:
-        """Number of frames of a wave of `length` samples: those of the shortest hop."""
-        return self.start().clone(hop=self._shortest).frames(length)
+        """Number of frames of a wave of `length` samples."""
+        if self.padding == "left":
+            return -(-(length + self.frame) // self._shortest)
+        return 1 + (2 * length + self._shortest - 1) // (2 * self._shortest)
 
     def encode(self, wave: Float[Array, "*b t c"]) -> Complex[Array, "*b n f c"]:
         """Spectrum of all fft // 2 + 1 bins.
@@ -121,7 +123,7 @@ class AdaptiveStft(Stft):
         kept = slice(self._lead, self._lead + length)
         wave = _added(frames, starts, self._room(length))[..., kept]
         energy = _added(jnp.broadcast_to(window**2, frames.shape[-2:]), starts, self._room(length))[kept]
-        return jnp.moveaxis(wave / jnp.maximum(energy, WEAK), -2, -1)
+        return jnp.moveaxis(wave / energy, -2, -1)
 
     def _positions(self, length: int) -> tuple[Int[Array, " n"], Float[Array, "#n 1"]]:
         """Whole samples at which the frames of a padded wave start, and what is left of their real positions."""

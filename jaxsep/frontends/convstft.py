@@ -53,13 +53,19 @@ class ConvStft(nn.Module):
     clamp: bool = False
 
     fixed: ClassVar[bool] = True
+    domain: ClassVar[str] = "spectrum"
+
+    @property
+    def span(self) -> int:
+        """Samples that a frame sees."""
+        return self.frame
 
     @property
     def points(self) -> int:
         """Points of the transform."""
         return self.fft
 
-    def start(self) -> "ConvStft":
+    def untrained(self) -> "ConvStft":
         """Itself: there is nothing to train."""
         return self
 
@@ -141,12 +147,19 @@ class ConvStft(nn.Module):
         return scale.astype(np.float32)
 
     def _checked_window(self) -> Float[np.ndarray, " frame"]:
-        """The window; fields are checked here, as linen modules are built unchecked."""
-        window = checked_window(self.window, self.frame, self.hop)
+        self.check()
+        return checked_window(self.window, self.frame, self.hop)
+
+    def check(self) -> None:
+        """Linen modules are built unchecked.
+
+        Raises:
+            JaxsepError: fields that do not fit together.
+        """
+        checked_window(self.window, self.frame, self.hop)
         if self.form not in FORMS:
             raise JaxsepError(f"front.form={self.form!r} is unknown, expected one of {', '.join(FORMS)}")
         if self.fft < self.frame or self.fft % 2:
             raise JaxsepError(f"front: fft={self.fft} must be even and at least frame={self.frame}")
         if self.bins is not None and not 1 <= self.bins <= self.fft // 2 + 1:
             raise JaxsepError(f"front.bins={self.bins}: an FFT of {self.fft} has 1 to {self.fft // 2 + 1} bins")
-        return window

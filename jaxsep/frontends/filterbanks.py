@@ -10,10 +10,12 @@ from jaxtyping import Float
 
 from jaxsep.errors import JaxsepError
 from jaxsep.frontends.framing import framed, overlap_add
+from jaxsep.frontends.kernels import check_constraint, constrained
 from jaxsep.layers.conv1d import torch_uniform
 
 CONVENTIONS = ("asteroid", "torchaudio", "demucs")
 ACTIVATIONS = ("linear", "relu", "gated")
+SYNTHESES = ("free", "pinv")
 
 
 class LearnedBank(nn.Module):
@@ -33,6 +35,9 @@ class LearnedBank(nn.Module):
             zeros; kernels Xavier-normal, both as those of a convolution from one channel to N. "demucs": the same, the
             synthesis Xavier-normal as a linear map from N to L c. "torchaudio": zeros surround the wave, so that every
             sample lies in as many frames as any other; kernels uniform, as PyTorch's convolutions; stride = L // 2.
+        synthesis: "free", kernels of its own; "pinv", the pseudo-inverse of the analysis times stride / L (asteroid's
+            `pinv_of`), which inverts a linear analysis of at least L c filters, the first and last frames aside.
+        constraint: "unit", each filter has norm 1; "energy", they have it on average; "none".
     """
 
     channels: int
@@ -41,12 +46,20 @@ class LearnedBank(nn.Module):
     stride: int = 8
     activation: str = "linear"
     convention: str = "asteroid"
+    synthesis: str = "free"
+    constraint: str = "none"
 
     fixed: ClassVar[bool] = False
+    domain: ClassVar[str] = "coefficients"
+
+    @property
+    def span(self) -> int:
+        """Samples that a frame sees."""
+        return self.kernel
 
     def setup(self):
         """Analysis and gate [k c d], synthesis [d k c]."""
-        self._check()
+        self.check()
         taps, inputs = self.kernel * self.channels, self.kernel * self.filters
         if self.convention == "torchaudio":
             analysis, synthesis = torch_uniform(taps), torch_uniform(taps)
@@ -55,10 +68,16 @@ class LearnedBank(nn.Module):
             linear = nn.initializers.normal((2 / (taps + self.filters)) ** 0.5)
             synthesis = linear if self.convention == "demucs" else analysis
         shape = (self.kernel, self.channels, self.filters)
-        self.analysis = self.param("analysis", analysis, shape, jnp.float32)
+        self.kernels = constrained(self.param("analysis", analysis, shape, jnp.float32), self.constraint)
         if self.activation == "gated":
             self.gate = self.param("gate", analysis, shape, jnp.float32)
-        self.synthesis = self.param("synthesis", synthesis, (self.filters, self.kernel, self.channels), jnp.float32)
+        shape = (self.filters, self.kernel, self.channels)
+        if self.synthesis == "free":
+            free = self.param("synthesis", synthesis, shape, jnp.float32)
+            self.duals = jnp.moveaxis(constrained(jnp.moveaxis(free, 0, -1), self.constraint), -1, 0)
+        else:
+            inverse = jnp.linalg.pinv(self.kernels.reshape(-1, self.filters))
+            self.duals = self.stride / self.kernel * inverse.reshape(shape)
 
     def frames(self, length: int) -> int:
         """Number of frames of a wave of `length` samples."""
@@ -81,7 +100,7 @@ class LearnedBank(nn.Module):
         wave = jnp.pad(wave, [(0, 0)] * (wave.ndim - 2) + [(lead, covered - lead - wave.shape[-2]), (0, 0)])
         flat = wave.reshape(*wave.shape[:-2], -1)  # channels within samples, as in the kernels
         windows = framed(flat, self._taps * channels, self.stride * channels)
-        latent = self._products(windows, self.analysis)
+        latent = self._products(windows, self.kernels)
         if self.activation == "linear":
             return latent
         latent = jax.nn.relu(latent)
@@ -100,7 +119,7 @@ class LearnedBank(nn.Module):
         *batch, count, width = latent.shape
         if count != self.frames(length):
             raise JaxsepError(f"front: {count} frames, but {length} samples have {self.frames(length)}")
-        kernel = jnp.pad(self.synthesis, [(0, 0), (0, self._taps - self.kernel), (0, 0)]).reshape(width, -1)
+        kernel = jnp.pad(self.duals, [(0, 0), (0, self._taps - self.kernel), (0, 0)]).reshape(width, -1)
         windows = (latent.reshape(-1, width) @ kernel).reshape(*batch, count, -1)
         wave = overlap_add(windows, self.stride * self.channels).reshape(*batch, -1, self.channels)
         wave = wave[..., self._lead :, :][..., :length, :]
@@ -128,8 +147,14 @@ class LearnedBank(nn.Module):
         taps = jnp.pad(kernel, [(0, self._taps - self.kernel), (0, 0), (0, 0)]).reshape(-1, self.filters)
         return (windows.reshape(-1, windows.shape[-1]) @ taps).reshape(*windows.shape[:-1], self.filters)
 
-    def _check(self) -> None:
-        for key, names in (("convention", CONVENTIONS), ("activation", ACTIVATIONS)):
+    def check(self) -> None:
+        """Linen modules are built unchecked.
+
+        Raises:
+            JaxsepError: fields that do not fit together.
+        """
+        check_constraint(self.constraint)
+        for key, names in (("convention", CONVENTIONS), ("activation", ACTIVATIONS), ("synthesis", SYNTHESES)):
             if getattr(self, key) not in names:
                 raise JaxsepError(f"front.{key}={getattr(self, key)!r} is unknown, expected one of {', '.join(names)}")
         if not 1 <= self.stride <= self.kernel:

@@ -80,18 +80,18 @@ def checked_window(window: str, frame: int, hop: int) -> Float[np.ndarray, " fra
     """
     if window not in WINDOWS:
         raise JaxsepError(f"front.window={window!r} is unknown, expected one of {', '.join(WINDOWS)}")
-    if frame < 2 or frame % 2:
-        raise JaxsepError(f"front.frame={frame}: expected an even number of samples")
-    if hop < 1 or frame % hop:
-        raise JaxsepError(f"front.hop={hop} does not divide front.frame={frame}; use {_nearest(frame, hop)}")
+    check_frames(frame, hop)
     taps = window_taps(window, frame)
     if (taps**2).reshape(-1, hop).sum(axis=0).min() < WEAK:
         raise JaxsepError(f"front.hop={hop} is too long to invert a {window} window of {frame}; use {frame // 4}")
     return taps.astype(np.float32)
 
 
-def _nearest(frame: int, hop: int) -> str:
-    """The divisors of `frame`, at most half of it, on either side of `hop`."""
-    divisors = [d for d in range(1, frame // 2 + 1) if frame % d == 0]
-    below, above = [d for d in divisors if d < hop][-1:], [d for d in divisors if d > hop][:1]
-    return " or ".join(map(str, below + above))
+def check_frames(frame: int, hop: int) -> None:
+    """Raises a JaxsepError that names what fits where a frame and a hop do not."""
+    if frame < 2 or frame % 2:
+        raise JaxsepError(f"front.frame={frame}: expected an even number of samples")
+    if hop < 1 or frame % hop:
+        divisors = [d for d in range(1, frame // 2 + 1) if frame % d == 0]
+        near = [d for d in divisors if d < hop][-1:] + [d for d in divisors if d > hop][:1]
+        raise JaxsepError(f"front.hop={hop} does not divide front.frame={frame}; use {' or '.join(map(str, near))}")

@@ -13,6 +13,15 @@ class Identity(nn.Module):
     """The wave itself, for nets that work on samples."""
 
     fixed: ClassVar[bool] = True
+    domain: ClassVar[str] = "wave"
+
+    @property
+    def span(self) -> int:
+        """Samples that a "frame" sees."""
+        return 1
+
+    def check(self) -> None:
+        """There is nothing to check."""
 
     def frames(self, length: int) -> int:
         """One "frame" per sample."""

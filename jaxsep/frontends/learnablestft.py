@@ -9,6 +9,7 @@ from jaxtyping import Complex, Float
 
 from jaxsep.errors import JaxsepError
 from jaxsep.frontends.framing import window_energy
+from jaxsep.frontends.kernels import check_constraint, constrained, product
 from jaxsep.frontends.stft import Stft
 
 CHOICES = {"trained": ("window", "kernels", "both"), "synthesis": ("tied", "untied")}
@@ -35,10 +36,13 @@ class LearnableStft(Stft):
     Attributes:
         trained: "window", "kernels" or "both".
         synthesis: "tied" or "untied".
+        constraint: "unit", each kernel (and the window) keeps the energy that it starts with; "energy", all kernels
+            together keep it; or "none".
     """
 
     trained: str = "kernels"
     synthesis: str = "tied"
+    constraint: str = "none"
 
     fixed: ClassVar[bool] = False
 
@@ -48,9 +52,12 @@ class LearnableStft(Stft):
         prefixes = ("", "synthesis_") if self.synthesis == "untied" else ("",)
         windows, kernels = [self._taps] * 2, None
         if self.trained != "kernels":
-            windows = [self.param(f"{prefix}window", lambda _: jnp.asarray(self._taps)) for prefix in prefixes]
+            energy = float((self._taps**2).sum())
+            given = [self.param(f"{prefix}window", lambda _: jnp.asarray(self._taps)) for prefix in prefixes]
+            windows = [constrained(window[:, None], self.constraint, energy)[:, 0] for window in given]
         if self.trained != "window":
-            kernels = [self.param(f"{prefix}kernels", lambda _: self._dft()) for prefix in prefixes]
+            given = [self.param(f"{prefix}kernels", lambda _: self._dft()) for prefix in prefixes]
+            kernels = [constrained(kernel, self.constraint, float(self.frame)) for kernel in given]
         # of analysis and of synthesis
         self.windows = windows[0], windows[-1]
         self.kernels = kernels and (kernels[0], kernels[-1])
@@ -62,6 +69,7 @@ class LearnableStft(Stft):
             JaxsepError: fields that do not fit together.
         """
         super().check()
+        check_constraint(self.constraint)
         for key, known in CHOICES.items():
             if getattr(self, key) not in known:
                 raise JaxsepError(f"front.{key}={getattr(self, key)!r} is unknown, expected one of {', '.join(known)}")
@@ -75,9 +83,9 @@ class LearnableStft(Stft):
     def _transform(self, frames: Float[Array, "*b n frame"]) -> Complex[Array, "*b n f"]:
         if self.kernels is None:
             return super()._transform(frames)
-        parts = self._scale * _product(frames, self.kernels[0].reshape(self.frame, -1))
+        parts = self._scale * product(frames, self.kernels[0].reshape(self.frame, -1))
         spectrum = lax.complex(*jnp.split(parts, 2, axis=-1))
-        if self._learned < self.points // 2 + 1:
+        if self._learned < self.available:
             spectrum = jnp.concatenate([spectrum, super()._transform(frames)[..., self._learned :]], axis=-1)
         return spectrum
 
@@ -91,7 +99,7 @@ class LearnableStft(Stft):
         weights[[0, -1]] = 1
         low = low * (weights[:width] / (self.points * self._scale))
         kernels = self.kernels[1][..., :width].reshape(self.frame, -1)
-        frames = _product(jnp.concatenate([low.real, low.imag], axis=-1), kernels.T)
+        frames = product(jnp.concatenate([low.real, low.imag], axis=-1), kernels.T)
         if high.shape[-1]:
             frames += super()._inverse(jnp.pad(high, [(0, 0)] * (high.ndim - 1) + [(width, 0)]))
         return frames
@@ -105,13 +113,8 @@ class LearnableStft(Stft):
     @property
     def _learned(self) -> int:
         """Bins with kernels of their own."""
-        return self.bins or self.points // 2 + 1
+        return self.bins or self.available
 
     @property
     def _scale(self) -> float:
         return self.points**-0.5 if self.normalised else 1.0
-
-
-def _product(x: Float[Array, "*b i"], matrix: Float[Array, "i o"]) -> Float[Array, "*b o"]:
-    """As one product of two matrices, in float32 on every device: front ends are not of a net's precision."""
-    return jnp.matmul(x.reshape(-1, x.shape[-1]), matrix, precision=lax.Precision.HIGHEST).reshape(*x.shape[:-1], -1)

@@ -7,13 +7,15 @@ makes masks of the net's output.
 """
 
 from collections.abc import Callable
+from math import prod
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 
 from jaxsep.errors import JaxsepError
 from jaxsep.layers.conv1d import depthwise, torch_uniform
@@ -32,6 +34,8 @@ class ConvTasNet(nn.Module):
     blocks' skips. That of the first version (kaituoxu, and demucs for music) has skip=0, input_norm="cln", bias=False,
     mask_prelu=False and initial="xavier". With skips, no output depends on the residual convolution of the last block:
     asteroid has it, torchaudio and we by default (`last_residual`) do not.
+
+    On spectra, which is not in the papers, real and imaginary parts are the coefficients, and masks are of the bins.
 
     TasNet's LSTM is that of asteroid: a norm, LSTMs, a dense layer. Of the paper, `shortcuts` are an option; dividing
     each segment by its energy is not (a norm follows anyway).
@@ -81,23 +85,29 @@ class ConvTasNet(nn.Module):
     shortcuts: bool = False
     dtype: DTypeLike = jnp.float32
 
+    takes: ClassVar[tuple[str, ...]] = ("coefficients", "spectrum")
+
     def lengths(self, length: int) -> tuple[int, int]:
         """Any number of frames will do."""
         return length, length
 
     @nn.compact
-    def __call__(self, latent: Float[Array, "b n d"], targets: None, train: bool) -> Float[Array, "b s n d"]:
-        """[b n d] -> logits of the masks, [b s n d].
+    def __call__(
+        self, latent: Float[Array, "b n d"] | Complex[Array, "b n f c"], targets: None, train: bool
+    ) -> Float[Array, "b s n *d"]:
+        """[b n d] -> logits of the masks, [b s n d]; from complex spectra those of real masks, [b s n f c].
 
         Raises:
             JaxsepError: a field that is unknown, or a causal net with a norm that is not.
         """
         self._check()
-        batch, frames, width = latent.shape
-        x = self._norm(latent, self.input_norm, "input_norm")
+        batch, frames, *shape = latent.shape
+        parts = [latent.real, latent.imag] if jnp.iscomplexobj(latent) else [latent]
+        x = jnp.concatenate([part.reshape(batch, frames, -1) for part in parts], axis=-1)
+        x = self._norm(x, self.input_norm, "input_norm")
         y = self._tcn(x) if self.separator == "tcn" else self._lstm(x, train)
-        y = self._pointwise(y, self.sources * width, "masks")
-        return jnp.moveaxis(y.reshape(batch, frames, self.sources, width), 2, 1)
+        y = self._pointwise(y, self.sources * prod(shape), "masks")
+        return jnp.moveaxis(y.reshape(batch, frames, self.sources, *shape), 2, 1)
 
     def _tcn(self, x: Array) -> Array:
         """The temporal convolutional network: [b n d] -> [b n Sc], or [b n B] without skips."""

@@ -5,6 +5,8 @@ first version (2019) and its revision of April 2021, as github.com/facebookresea
 of the branches v1, commit 110f8fe, and v2, 64ed2cb).
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
@@ -73,6 +75,8 @@ class Demucs(nn.Module):
     epsilon: float = 1e-5
     upsample: bool = False
     dtype: DTypeLike = jnp.float32
+
+    takes: ClassVar[tuple[str, ...]] = ("wave",)
 
     def lengths(self, length: int) -> tuple[int, int]:
         """(fed, yielded) samples: the authors' `valid_length`, where every convolution is filled, and what comes out.

@@ -6,6 +6,7 @@ package builds it (github.com/facebookresearch/demucs, demucs/hdemucs.py) and to
 
 from dataclasses import replace
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -77,6 +78,8 @@ class HDemucs(nn.Module):
     old_padding: bool = False
     sources: int = 4
     dtype: DTypeLike = jnp.float32
+
+    takes: ClassVar[tuple[str, ...]] = ("wave",)
 
     def lengths(self, length: int) -> tuple[int, int]:
         """(fed, yielded) samples for at least `length`: any number."""

@@ -4,6 +4,8 @@ S. Rouard, F. Massa, A. Defossez, "Hybrid Transformers for Music Source Separati
 the authors' package builds it (github.com/facebookresearch/demucs, demucs/htdemucs.py).
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -79,6 +81,8 @@ class HTDemucs(nn.Module):
     segment: int = 0
     sources: int = 4
     dtype: DTypeLike = jnp.float32
+
+    takes: ClassVar[tuple[str, ...]] = ("wave",)
 
     def lengths(self, length: int) -> tuple[int, int]:
         """(fed, yielded) samples for at least `length`: any number, but `segment` at least."""

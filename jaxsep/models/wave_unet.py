@@ -5,6 +5,8 @@ D. Stoller, S. Ewert, S. Dixon, "Wave-U-Net: a multi-scale neural network for en
 Wave-U-Net-Pytorch is another model.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -57,6 +59,8 @@ class WaveUNet(nn.Module):
     difference: bool = True
     context: bool = True
     dtype: DTypeLike = jnp.float32
+
+    takes: ClassVar[tuple[str, ...]] = ("wave",)
 
     def lengths(self, length: int) -> tuple[int, int]:
         """(fed, yielded) samples; with `context` 16,384 gives (147,443, 16,389) and 98,560 gives (233,459, 102,405).
