@@ -73,7 +73,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
     data = workdirs.describe_data(config, tracks | {f"also.{each.name}": each.tracks for each in further})
     validate = validation.make_validate(model, loss, config, mesh, tracks["valid"])
     known = config, data["fingerprint"]
-    measured = statistics.of_run(folder, model.front, songs, *known) if statistical else None
+    measured = statistics.of_run(folder, training.first_front(model, config), songs, *known) if statistical else None
     standard = levels.of_run(folder, sets.every(songs, further), *known) if config.data.standardise else None
     further = sets.match(folder, further, songs, *known)
 

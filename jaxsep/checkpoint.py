@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from jaxsep import integrity
+from jaxsep import frontends, integrity
 from jaxsep.config import Config, parse_sources, run_config
 from jaxsep.errors import JaxsepError
 
@@ -180,15 +180,24 @@ def load_variables(workdir: str | Path, which: str | int = "best") -> tuple[dict
 def load_start(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     """The best weights of the run that `config.init` names, from which another training starts.
 
+    Its front end is that of the config, or without parameters what that one starts as.
+
     Returns:
         Flax variables as numpy arrays, and {"run", "step", "sdr"}.
 
     Raises:
-        JaxsepError: no run folder, other sources, or no checkpoint that is whole.
+        JaxsepError: no run folder, other sources, another front end, or no checkpoint that is whole.
     """
-    sources = [",".join(parse_sources(text)) for text in (run_config(config.init).sources, config.sources)]
+    other = run_config(config.init)
+    sources = [",".join(parse_sources(text)) for text in (other.sources, config.sources)]
     if sources[0] != sources[1]:
         raise JaxsepError(f"init={config.init}: a run with sources={sources[0]}, this config has {sources[1]}")
+    front = frontends.build(config)
+    if not front.fixed and not frontends.continues(front, frontends.build(other)):
+        raise JaxsepError(
+            f"init={config.init}: a run with front={other.front.to_dict()}; front.name={config.front.name!r} needs one "
+            "of its own kind, or learnable_stft and adaptive_stft an stft with the same values"
+        )
     variables, origin = load_variables(config.init)
     return variables, {"run": str(Path(config.init).absolute()), **origin}
 

@@ -121,6 +121,12 @@ def defaults() -> Config:
                 "clip": 0.0,  # largest global norm of the gradient; 0 = off
                 "accumulate": 1,  # micro-batches that one step averages
                 "ema": 0.0,  # decay of the averaged weights; 0 = off
+                "front": {  # of a front end that is trained
+                    "rate": 1.0,  # its learning rate, relative to that of the net
+                    "first": 0,  # step after which it moves; before, the net gets used to it
+                    "last": 0,  # step after which it stays; 0 = none
+                    "reconstruction": 0.0,  # weight in the loss of the relative error of decoding the encoded mixture
+                },
                 "schedule": {
                     "name": "constant",  # constant | milestones | plateau | warmup_cosine
                     "every": 0,  # milestones: multiply by `factor` each time so many steps have passed

@@ -5,12 +5,13 @@ logged and where the plateau rule, which follows the validation and not the step
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Int, PyTree
 
 from jaxsep.config import Config, choose
 from jaxsep.errors import JaxsepError
@@ -20,15 +21,36 @@ Schedule = Callable[[Int[Array, ""]], Float32[Array, ""]]
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser:
-    """How parameters move: `params - learning_rate(step) * scale * directions`.
+    """How parameters move: `params - learning_rate(step) * scale * directions`, those of the front end times `front`.
 
     Attributes:
         directions: clips gradients by their global norm and turns them into directions.
         learning_rate: by the number of finished steps, before the plateau rule.
+        front: what the front end's learning rate is multiplied by, alike.
     """
 
     directions: optax.GradientTransformation
     learning_rate: Schedule
+    front: Schedule = lambda step: jnp.float32(1)
+
+    def moved(
+        self, params: Mapping[str, PyTree], directions: Mapping[str, PyTree], step: Array, scale: Array
+    ) -> PyTree:
+        """The parameters, by part of the separator, after a step.
+
+        Args:
+            params: before it.
+            directions: for them.
+            step: finished steps.
+            scale: of all learning rates.
+        """
+        rate = self.learning_rate(step) * scale
+
+        def move(part: str) -> PyTree:
+            own = rate * self.front(step) if part == "front" else rate
+            return jax.tree.map(lambda p, d: p - own * d, params[part], directions[part])
+
+        return {part: move(part) for part in params}
 
 
 def _adam(optim: Config) -> optax.GradientTransformation:
@@ -104,6 +126,21 @@ SCHEDULES = {
 }
 
 
+def _front(front: Config) -> Schedule:
+    """`rate` behind the step `first` and up to the step `last`, 0 before and after."""
+    for key in ("rate", "first", "last", "reconstruction"):
+        if not front[key] >= 0:
+            raise JaxsepError(f"optim.front.{key}={front[key]}: expected 0 or more")
+    if front.last and front.last <= front.first:
+        raise JaxsepError(f"optim.front: it would move from step {front.first} to step {front.last}, never")
+
+    def factor(step: Int[Array, ""]) -> Float32[Array, ""]:
+        moves = (step >= front.first) & ((step < front.last) | (not front.last))
+        return jnp.where(moves, jnp.float32(front.rate), 0)
+
+    return factor
+
+
 def build(optim: Config, steps: int) -> Optimiser:
     """The optimiser that a config's `optim` block describes, for a run of `steps` steps.
 
@@ -126,7 +163,7 @@ def build(optim: Config, steps: int) -> Optimiser:
     directions = choose(OPTIMISERS, optim.name, "optim.name")(optim)
     clip = optax.clip_by_global_norm(optim.clip) if optim.clip else optax.identity()
     rate = choose(SCHEDULES, schedule.name, "optim.schedule.name")(optim, steps)
-    return Optimiser(optax.chain(clip, directions), rate)
+    return Optimiser(optax.chain(clip, directions), rate, _front(optim.front))
 
 
 def plateau_scale(scores: Sequence[float], schedule: Config) -> float:

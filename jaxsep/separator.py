@@ -14,6 +14,8 @@ from jaxsep import config as configs
 from jaxsep.errors import JaxsepError
 from jaxsep.types import Separation
 
+TINY = 1e-8  # energy beside which silence has no relative error
+
 
 class PerSource(nn.Module):
     """One net per source, all fed the same mixture: Spleeter, Open-Unmix, D3Net.
@@ -137,6 +139,11 @@ class Separator(nn.Module):
         """Latents of references as the losses compare them: [*b n f c], cropped to the front end's bins."""
         return self.front.crop(self.front.encode(wave))
 
+    def front_error(self, wave: Float[Array, "b t c"]) -> Float[Array, " b"]:
+        """Energy of decode(encode(wave)) - wave, relative to that of the wave."""
+        error = self.front.decode(self.front.encode(wave), wave.shape[1]) - wave
+        return (error**2).sum(axis=(1, 2)) / ((wave**2).sum(axis=(1, 2)) + TINY)
+
     def __call__(self, mix: Float[Array, "b t c"], targets: Float[Array, "b k s"] | None, train: bool) -> Separation:
         """Separates a mixture.
 
@@ -225,6 +232,31 @@ def _fields(cls: type, **values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}
 
 
+DOMAINS = {"spectrum": "complex spectra", "coefficients": "real coefficients", "wave": "waves"}
+
+
+def _check_fit(front: Any, config: configs.Config) -> None:
+    """Refuses a front end that fits neither itself nor the net nor the examples; says what would."""
+    from jaxsep.frontends import FRONTS
+    from jaxsep.models import MODELS
+
+    front.check()
+    # A net that takes anything but spectra says so.
+    taken = getattr(configs.choose(MODELS, config.model.name, "model.name"), "takes", ("spectrum",))
+    if front.domain not in taken:
+        wanted = " or ".join(DOMAINS[domain] for domain in taken)
+        fitting = ", ".join(name for name, other in FRONTS.items() if other.domain in taken)
+        raise JaxsepError(
+            f"front.name={config.front.name!r} gives {DOMAINS[front.domain]}, but model.name={config.model.name!r} "
+            f"takes {wanted}; use one of {fitting}"
+        )
+    if config.data.segment < front.span:
+        raise JaxsepError(
+            f"data.segment={config.data.segment} leaves no whole frame of {front.span} samples; use at least as many, "
+            "or a shorter front.frame or front.kernel"
+        )
+
+
 def build(config: configs.Config) -> Separator:
     """The separator that a config describes.
 
@@ -245,6 +277,8 @@ def build(config: configs.Config) -> Separator:
         made = configs.construct(MODELS, spec, "model", dtype=dtype, **_fields(model, sources=count))
         return Blend([made] * config.blend, tuple(map(tuple, config.blend_weights))) if config.blend > 1 else made
 
+    front = frontends.build(config)
+    _check_fit(front, config)
     if config.per_source:
         nets = PerSource({source: net(config.model_by_source.get(source, {}), 1) for source in sources})
     else:
@@ -252,9 +286,8 @@ def build(config: configs.Config) -> Separator:
     inference = config.inference
     if config.context and config.front.name != "identity":
         raise JaxsepError(f"context=True needs front.name='identity', not {config.front.name!r}")
-    if inference.swap_channels and config.front.name == "learned":
+    if inference.swap_channels and front.domain == "coefficients":
         raise JaxsepError(f"inference.swap_channels: front.name={config.front.name!r} has no channels to exchange")
-    front = frontends.build(config)
     return Separator(
         front=front,
         net=nets,

@@ -155,8 +155,21 @@ def init_state(
     return jax.jit(create, out_shardings=NamedSharding(mesh, PartitionSpec()))()
 
 
+def first_front(separator: Any, config: Config) -> Any:
+    """The front end with the parameters that `init_state` gives it, for statistics of what the net will see first."""
+    if separator.front.fixed:
+        return separator.front
+
+    def create() -> PyTree:
+        mix = jnp.zeros((1, config.data.segment, config.channels))
+        key = jax.random.fold_in(jax.random.key(config.seed), 0)
+        return separator.init(key, mix, None, False)["params"]["front"]
+
+    return separator.front.bind({"params": jax.jit(create)()})
+
+
 def start_from(state: TrainState, variables: Mapping[str, PyTree], optimiser: Optimiser, mesh: Mesh) -> TrainState:
-    """The fresh state with the weights and batch statistics of another run.
+    """The fresh state with the weights and batch statistics of another run; a front end that had none stays fresh.
 
     Args:
         state: as `init_state` made it.
@@ -167,7 +180,10 @@ def start_from(state: TrainState, variables: Mapping[str, PyTree], optimiser: Op
     Raises:
         JaxsepError: a parameter that is missing, or is not there, or has another shape.
     """
-    given = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    params = variables["params"]
+    if "front" not in params and "front" in state.params:
+        params = {**params, "front": state.params["front"]}
+    given = {"params": params, "batch_stats": variables.get("batch_stats", {})}
     there, here = _shapes(given), _shapes({"params": state.params, "batch_stats": state.batch_stats})
     for name in sorted(there.keys() | here.keys()):
         if there.get(name) != here.get(name):
@@ -191,8 +207,11 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
 
 
-def make_losses(separator: Any, loss: Loss, weight: float = 1.0) -> Callable:
+def make_losses(separator: Any, loss: Loss, weight: float = 1.0, reconstruction: float = 0.0) -> Callable:
     """(variables, batch, train, key) -> (losses [b s], new batch statistics).
+
+    To each of an example's losses `reconstruction` times the relative error is added with which the front end decodes
+    its mixture.
 
     Where the batch has targets [b k s], the net is asked for these mixtures of sources instead of for every source,
     and the losses are [b k]: the reference of target k is sum_s targets[k, s] source_s. Where it has known [b s], some
@@ -221,6 +240,8 @@ def make_losses(separator: Any, loss: Loss, weight: float = 1.0) -> Callable:
             terms = partly(loss, estimate, references, jnp.asarray(batch["known"]), weight)
         else:
             terms = loss(estimate, references)
+        if reconstruction:
+            terms += reconstruction * separator.apply(variables, batch["mix"], method="front_error")[:, None]
         return terms, updates.get("batch_stats", {})
 
     return losses
@@ -233,7 +254,7 @@ def make_train_step(
 
     The state is donated: the one passed in cannot be used again.
     """
-    forward = make_losses(separator, loss, config.data.unlabeled.weight)
+    forward = make_losses(separator, loss, config.data.unlabeled.weight, config.optim.front.reconstruction)
     parts, decay = config.optim.accumulate, config.optim.ema
 
     def objective(params: PyTree, batch_stats: PyTree, batch: Batch, key: Array) -> tuple[Array, tuple]:
@@ -261,7 +282,7 @@ def make_train_step(
         ok = state.ok & jnp.isfinite(norm) & jnp.isfinite(losses).all()
         rate = optimiser.learning_rate(state.step) * scale
         directions, opt_state = optimiser.directions.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
+        params = optimiser.moved(state.params, directions, state.step, scale)
         ema = None if state.ema is None else jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)
         moved = TrainState(state.step + 1, params, batch_stats, opt_state, ema, state.key, state.ok)
         kept = jax.tree.map(lambda new, old: jnp.where(ok, new, old), moved, state)

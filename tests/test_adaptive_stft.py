@@ -24,7 +24,7 @@ def both_ways(front, wave):
     return latent, front.decode(latent, wave.shape[-2]), front.decode(front.crop(latent), wave.shape[-2])
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
 def applied(front, variables, wave):
     return front.apply(variables, wave, method=both_ways)
 
@@ -49,7 +49,7 @@ def test_at_the_start_it_is_stft(fields):
     front, wave = AdaptiveStft(FRAME, HOP, **fields), jnp.asarray(noise(2, 293, 2))
     variables = jax.jit(functools.partial(front.init, method=both_ways))(jax.random.key(0), wave)
     assert jax.tree.map(float, variables) == jax.tree.map(float, ratios(front))
-    for ours, fixed in zip(applied(front, variables, wave), both_ways(front.untrained(), wave), strict=True):
+    for ours, fixed in zip(applied(front, variables, wave), applied(front.untrained(), {}, wave), strict=True):
         assert ours.shape == fixed.shape and ours.dtype == fixed.dtype
         assert float(jnp.abs(ours - fixed).max()) <= 1e-5 * float(jnp.abs(fixed).max())
 
@@ -69,7 +69,7 @@ def test_at_other_whole_numbers_it_is_another_stft(padding):
 
 
 @pytest.mark.parametrize("padding", ["left", "reflect", "zeros"])
-@pytest.mark.parametrize("length", [1, 7, 8, 9, 100, 300])
+@pytest.mark.parametrize("length", [1, 9, 100])
 def test_the_shortest_windows_reach_all_samples(padding, length):
     """Beyond the bound of 3/2 hops, at hops that leave any number of samples behind the last middle."""
     front, wave = AdaptiveStft(FRAME, HOP, padding=padding, trained="both"), jnp.asarray(noise(length, 1))
@@ -94,8 +94,7 @@ def test_in_between_it_is_what_the_docstring_says():
     np.testing.assert_allclose(decoded, wave, atol=2e-6)
 
 
-@pytest.mark.parametrize("hop", [19.3, 20.0])
-@pytest.mark.parametrize("padding", ["left", "reflect"])
+@pytest.mark.parametrize("padding, hop", [("left", 20.0), ("reflect", 19.3)])
 def test_gradients_are_those_of_finite_differences(padding, hop):
     """Of a loss on decoded waves, in float64; also at a whole hop, where frames jump to the next sample."""
     front = AdaptiveStft(FRAME, HOP, padding=padding, trained="both", fft=96)

@@ -57,7 +57,7 @@ def both_ways(bank, wave):
     return latent, bank.decode(latent, wave.shape[-2])
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
 def applied(bank, variables, wave):
     return bank.apply(variables, wave, method=both_ways)
 
