@@ -12,7 +12,6 @@ from typing import Any
 
 from jaxsep import __version__
 from jaxsep.errors import JaxsepError
-from jaxsep.weights import KINDS
 
 SEPARATE = """\
 Separates audio files, and all audio files in folders, with the model of one training run.
@@ -146,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     weights = commands.add_parser("weights", help="use published weights: list, fetch and import them")
     rooms = weights.add_subparsers(title="commands", metavar="COMMAND", required=True)
     entry = _add(rooms, "import", _import, "make a run folder of a published checkpoint")
-    entry.add_argument("kind", metavar="KIND", help=", ".join(KINDS))
+    entry.add_argument("kind", metavar="KIND", help="asteroid, cunet, d3net, dccrn, demucs, lasaft, openunmix or spleeter")
     entry.add_argument("files", nargs="+", metavar="FILE", type=Path)
     entry.add_argument("out", metavar="DEST", type=Path, help="the new run folder")
     entry.add_argument("--name", default="", help="these are the weights NAME of `jaxsep weights list`")

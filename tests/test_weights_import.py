@@ -281,3 +281,10 @@ def test_archives_are_unpacked_with_care(tmp_path):
     (tmp_path / "d.tar.gz").write_bytes((tmp_path / "a.tar.gz").read_bytes()[:60])
     with pytest.raises(JaxsepError, match="damaged"):
         formats.unpack(tmp_path / "d.tar.gz", tmp_path / "cut")
+
+
+def test_the_help_names_every_kind(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["weights", "import", "--help"])
+    printed = capsys.readouterr().out
+    assert all(kind in printed for kind in KINDS)
