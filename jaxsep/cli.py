@@ -145,7 +145,9 @@ def _parser() -> argparse.ArgumentParser:
     weights = commands.add_parser("weights", help="use published weights: list, fetch and import them")
     rooms = weights.add_subparsers(title="commands", metavar="COMMAND", required=True)
     entry = _add(rooms, "import", _import, "make a run folder of a published checkpoint")
-    entry.add_argument("kind", metavar="KIND", help="asteroid, cunet, d3net, dccrn, demucs, lasaft, openunmix or spleeter")
+    entry.add_argument(
+        "kind", metavar="KIND", help="asteroid, cunet, d3net, dccrn, demucs, lasaft, openunmix or spleeter"
+    )
     entry.add_argument("files", nargs="+", metavar="FILE", type=Path)
     entry.add_argument("out", metavar="DEST", type=Path, help="the new run folder")
     entry.add_argument("--name", default="", help="these are the weights NAME of `jaxsep weights list`")
