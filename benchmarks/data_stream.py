@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from jaxsep import memory
 from jaxsep.config import defaults
 from jaxsep.data.pipeline import batches
 from jaxsep.data.presets import PRESETS
@@ -87,7 +88,7 @@ def demucs_loop(root: Path, segment: int, batch_size: int, odds: float) -> Itera
     """demucs 4.1: `Wavset`, `RepitchedWrapper`, and the augmentations of its solver, in this process."""
     import torch
 
-    if not works("torchaudio"):
+    if not (works("torchaudio") and works("torchcodec")):  # by which newer versions of the former read
         sys.modules["torchaudio"] = torchaudio_of_soundfile()
     from demucs import augment
     from demucs.repitch import RepitchedWrapper
@@ -192,6 +193,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
+    memory.keep_freed()  # as in training; all candidates gain
     print(f"6 s stereo crops of {len(STEMS)} stems, batch 4, pitch and tempo changed at odds of {options.pitch}")
     if options.root:
         print(options.root)
