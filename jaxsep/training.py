@@ -281,6 +281,7 @@ def make_train_step(
         norm = optax.tree.norm(grads)
         ok = state.ok & jnp.isfinite(norm) & jnp.isfinite(losses).all()
         rate = optimiser.learning_rate(state.step) * scale
+        directions: Any
         directions, opt_state = optimiser.directions.update(grads, state.opt_state, state.params)
         params = optimiser.moved(state.params, directions, state.step, scale)
         ema = None if state.ema is None else jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)

@@ -136,8 +136,8 @@ class SincBank(ComplexBank):
 
     def kernels(self, side: str) -> Float[Array, "frame 2 bins"]:
         """The real parts are even, the imaginary ones odd."""
-        mel = hertz_to_mel(np.array([LOWEST, self.rate / 2 - 2 * MARGIN]), htk=True)
-        edges = mel_to_hertz(np.linspace(*mel, self.available + 1), htk=True)
+        low, high = hertz_to_mel(np.array([LOWEST, self.rate / 2 - 2 * MARGIN]), htk=True)
+        edges = mel_to_hertz(np.linspace(low, high, self.available + 1), htk=True)
         low = self.param(f"{side}_low", lambda _: jnp.asarray(edges[:-1], jnp.float32))
         band = self.param(f"{side}_band", lambda _: jnp.asarray(np.diff(edges), jnp.float32))
         low = MARGIN + jnp.abs(low)

@@ -1,7 +1,7 @@
 """The short-time Fourier transform without parameters."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -46,8 +46,9 @@ class Stft(Framed):
 
     def untrained(self) -> "Stft":
         """The transform of the same frames without parameters; trained ones start as it is."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Stft) if field.init}
-        return Stft(**values | {"name": None, "parent": None})
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(Stft) if f.init}
+        values.update(name=None, parent=None)
+        return Stft(**values)
 
     def frames(self, length: int) -> int:
         """Number of frames of a wave of `length` samples."""

@@ -110,7 +110,7 @@ def _read_into(file: int, audio: np.ndarray, places: Iterable[tuple[int, int]]) 
     Raises:
         ValueError: the file ends before.
     """
-    kept, waste = memoryview(audio), memoryview(bytearray(BLOCK))
+    kept, waste = audio.data, memoryview(bytearray(BLOCK))
     parts: list[memoryview] = []
     begin = position = filled = 0
     for start, size in places:
