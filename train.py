@@ -8,9 +8,13 @@
 
 The same command goes on where a run was stopped or killed. Every value of the config can be given on the command
 line, as in `--config.optim.learning_rate=3e-4`; a later start may change steps, patience, how often something is
-logged, validated or saved, tensorboard, and where the data lies, and nothing else.
+logged, validated or saved, tensorboard, precision, and where the data lies, and nothing else.
+
+Exit status: 0 finished, 2 with one line that says what to mend, 130 after Ctrl-C, 143 after SIGTERM, on which the state
+of the running step is saved.
 """
 
+import functools
 import itertools
 import re
 import sys
@@ -25,6 +29,7 @@ from jaxsep import config as configs
 from jaxsep import workdir as workdirs
 from jaxsep.data.presets import take
 from jaxsep.errors import JaxsepError
+from jaxsep.termination import STATUS, Terminated, Termination
 
 OPTIONS = "[--augment=PAPER] [--on-bad-file=skip] [--config.KEY=VALUE ...]"
 USAGE = f"train.py --config=FILE.py[:VARIANT] --workdir=FOLDER {OPTIONS}"
@@ -35,6 +40,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
 
     Raises:
         JaxsepError: anything that the user can mend.
+        Terminated: SIGTERM came; the state is saved.
     """
     # --- Config: refused before anything slow is imported, then written into the run folder ---------------
     configs.check(config)
@@ -44,7 +50,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
     import jax
     import numpy as np
 
-    from jaxsep import log, losses, memory, optim, separator, training, validation
+    from jaxsep import log, losses, memory, nonfinite, optim, precision, separator, training, validation
     from jaxsep.cache import keep_compiled
     from jaxsep.card import write_card
     from jaxsep.checkpoint import Checkpoints, load_start
@@ -62,9 +68,10 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
 
     # --- Model, loss, optimiser ---------------------------------------------------------------------------
     model = separator.build(config)
+    precision.check_layers(model, config)
     loss = losses.from_config(config)
     terms = ("target",) if config.data.conditions else tuple(sources)  # what the loss is logged for
-    optimiser = optim.build(config.optim, config.steps)
+    optimiser = optim.build(config.optim, config.steps, model.policy.float16)
 
     # --- Data: addressed by step, so that a run goes on from one integer ----------------------------------
     roll, statistical = Roll(folder, skip), separator.wants_statistics(model.net)
@@ -83,6 +90,8 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
         step, history, window, origin = 0, [], log.Window(), None  # history: [step, validation SDR]
         if restored := checkpoints.restore(state.items()):
             step, items, meta = restored
+            if meta.get("precision") != config.precision:  # what overflowed may not do so any more
+                items["loss_scale"] = state.loss_scale
             state = training.TrainState.from_items(items, state.ok)
             history, window = meta["history"], log.Window(meta["window"])
         elif config.init:
@@ -92,7 +101,12 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
         def over() -> bool:
             return step >= config.steps or optim.stalled([sdr for _, sdr in history], config.patience)
 
-        if over():
+        def validated() -> bool:
+            """Whether there is no validation at this step, or it is done: SIGTERM may have come before it was."""
+            due = step > 0 and (step % config.eval_every == 0 or step == config.steps)
+            return not due or step in (at for at, _ in history[-1:])
+
+        if over() and validated():
             print(f"{folder}: finished at step {step}; to go on, raise --config.steps or --config.patience")
             return
         workdirs.record_run(folder, argv, data, step, origin)
@@ -105,7 +119,8 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         device = f"{mesh.size} x {jax.devices()[0].device_kind}"
         print(f"{config.name}: {parameters:,} parameters, {device}, step {step} of {config.steps}", flush=True)
-        stream = batches(songs, sources, config, first_step=step, levels=standard, sets=further, skip=skip)
+        read = functools.partial(batches, songs, sources, config, levels=standard, sets=further, skip=skip)
+        stream = read(first_step=step)
         started = time.perf_counter()
         with ThreadPoolExecutor(1) as reader:  # the first batch is read while XLA compiles
             first = reader.submit(next, stream)
@@ -120,52 +135,72 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
         def save(sdr: float | None = None) -> None:
             metrics_file.sync()
             meta = {"history": history, "window": window.state()}
+            if state.loss_scale is not None:
+                meta["precision"] = config.precision
             checkpoints.save(int(state.step), state.items(), meta, sdr)
 
         def settle(at: int, metrics: training.Metrics) -> None:
             metrics = jax.device_get(metrics)
             if not metrics.ok:
                 save()
-                raise training.failure(metrics, at, terms, stream.describe(at - 1))
+                where = nonfinite.describe(config, state, training.put(next(read(first_step=at - 1)), mesh))
+                raise training.failure(metrics, at, terms, stream.describe(at - 1), where)
             numbers = metrics.numbers(terms)
             window.add(numbers)
             progress.unreadable(stream.unreadable)
-            progress.step(at, loss=numbers["loss"])
+            progress.step(at, loss=float(metrics.loss))
             if at % config.log_every == 0 or at == config.steps:
-                numbers = window.take() | {"learning_rate": numbers["learning_rate"]}
-                progress.step(at, loss=numbers["loss"])
-                metrics_file.write(at, "train", numbers, progress.line(at))
+                last = {name: value for name in training.LAST if (value := numbers.get(name)) is not None}
+                means = window.take() | last
+                progress.step(at, loss=means["loss"])
+                metrics_file.write(at, "train", means, progress.line(at))
                 if board:
-                    board.scalars(at, "train", numbers)
+                    board.scalars(at, "train", means)
 
-        running: training.Metrics | None = None
-        while not over():
-            waiting = time.perf_counter()
-            batch = training.put(next(queue), mesh)
-            progress.waited(time.perf_counter() - waiting)
-            scale = optim.plateau_scale([sdr for _, sdr in history], config.optim.schedule)
-            state, metrics = train_step(state, batch, np.float32(scale))
-            if running is not None:
-                settle(step, running)
-            step, running = step + 1, metrics
-            evaluate = step % config.eval_every == 0 or step == config.steps
-            if not evaluate and step % config.save_every:
-                continue
-            settle(step, running)
-            running = None
-            if evaluate:
-                started = time.perf_counter()
+        def evaluate() -> float:
+            started = time.perf_counter()
+            with termination.interrupting():
                 result = validate(state.variables)
-                clock = {"seconds": round(time.perf_counter() - started, 3)}
-                history.append([step, result.scores["sdr"]])
-                metrics_file.write(step, "valid", result.scores, clock)
-                write_card(folder)
-                progress.valid(step, result.scores["sdr"])
-                if board:
-                    board.scalars(step, "valid", result.scores)
-                    board.excerpt(step, result.excerpt)
-            save(history[-1][1] if evaluate else None)
+            clock = {"seconds": round(time.perf_counter() - started, 3)}
+            history.append([step, result.scores["sdr"]])
+            metrics_file.write(step, "valid", result.scores, clock)
+            write_card(folder)
+            progress.valid(step, result.scores["sdr"])
+            if board:
+                board.scalars(step, "valid", result.scores)
+                board.excerpt(step, result.excerpt)
+            return result.scores["sdr"]
+
+        def conclude() -> None:
+            """Validation, where it is due, and a checkpoint; what SIGTERM interrupts, the next start makes up for."""
+            try:
+                sdr = None if validated() else evaluate()
+            except Terminated:
+                sdr = None
+            save(sdr)
             progress.skip(step)
+            if termination.asked:
+                checkpoints.wait()
+                raise Terminated
+
+        with Termination() as termination:
+            running: training.Metrics | None = None
+            if not validated():
+                conclude()
+            while not over():
+                waiting = time.perf_counter()
+                batch = training.put(next(queue), mesh)
+                progress.waited(time.perf_counter() - waiting)
+                scale = optim.plateau_scale([sdr for _, sdr in history], config.optim.schedule)
+                state, metrics = train_step(state, batch, np.float32(scale))
+                if running is not None:
+                    settle(step, running)
+                step, running = step + 1, metrics
+                if validated() and step % config.save_every and not termination.asked:
+                    continue
+                settle(step, running)
+                running = None
+                conclude()
         progress.close()
     best = max(history, key=lambda entry: entry[1])
     why = "" if step == config.steps else f", {config.patience} evaluations without a better one"
@@ -212,7 +247,7 @@ def parse(argv: Sequence[str]) -> tuple[configs.Config, str, bool]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command: 0, or 2 with one line on stderr, or 130 after Ctrl-C."""
+    """The command; see above for its status."""
     if {"--help", "-h", "-help"} & set(argv):
         print(__doc__)
         return 0
@@ -225,6 +260,9 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+    except Terminated:
+        print("terminated; the state is saved and the same command goes on from it", file=sys.stderr)
+        return STATUS
     return 0
 
 

@@ -25,6 +25,7 @@ from jaxsep.errors import JaxsepError
 FOLDER = "checkpoints"
 DELETED = "deleted"  # superseded checkpoints are renamed into it, so that a kill leaves no half of one
 TEMPORARY = ".orbax-checkpoint-tmp"  # behind the name of a checkpoint that is being written
+ADDED = ("loss_scale",)  # items that a run has only since its precision was changed
 ROOM = 2**20  # bytes that a checkpoint takes besides its arrays, at most
 
 # Orbax logs its internals, tracebacks of background threads included; what a user can act on is raised here.
@@ -78,7 +79,8 @@ class Checkpoints:
             step: the checkpoint's name, larger than those before.
             items: name -> pytree of arrays.
             meta: JSON values that belong to the state.
-            sdr: validation SDR at this step, or None where it was not validated.
+            sdr: validation SDR at this step, or None where it was not validated. With it a checkpoint of the same
+                step that was saved before it was validated is replaced.
 
         Raises:
             JaxsepError: this save or the one before failed, e.g. because the disk is full.
@@ -90,6 +92,8 @@ class Checkpoints:
         self._empty_bin()
         self._saving = step
         self._guard(lambda: self._check_room(items))
+        if sdr is not None and step in self._manager.all_steps():
+            self._guard(lambda: self._manager.delete(step))
         self._guard(lambda: self._manager.save(step, args=composite, metrics=metrics))
 
     def wait(self) -> None:
@@ -104,20 +108,14 @@ class Checkpoints:
         """The newest checkpoint as (step, items, meta), or None when there is none.
 
         Args:
-            template: items as `save` took them; the leaves are arrays, or shapes with shardings.
+            template: items as `save` took them; the leaves are arrays, or shapes with shardings. Items of `ADDED` that
+                the checkpoint does not have stay as they are.
 
         Raises:
             JaxsepError: the newest checkpoint does not fit the template.
         """
         step = self._manager.latest_step()
-        if step is None:
-            return None
-        args = {name: ocp.args.StandardRestore(tree) for name, tree in template.items() if jax.tree.leaves(tree)}
-        try:
-            found = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **args))
-        except (ValueError, TypeError, KeyError, OSError) as error:
-            raise JaxsepError(f"{self.folder / str(step)}: does not fit this model ({_short(error)})") from None
-        return step, {**template, **{name: found[name] for name in args}}, found["meta"]
+        return None if step is None else (step, *_restore(self._manager, self.folder / str(step), template))
 
     def _check_room(self, items: Mapping[str, Any]) -> None:
         """Refuses beforehand what would fill the disk: a write that fails half way makes Orbax's threads noisy."""
@@ -147,6 +145,42 @@ class Checkpoints:
             ) from None
 
 
+def _restore(
+    manager: ocp.CheckpointManager, checkpoint: Path, template: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Items and meta of a checkpoint."""
+    names = [name for name, tree in template.items() if jax.tree.leaves(tree)]
+    names = [name for name in names if name not in ADDED or (checkpoint / name).is_dir()]
+    args = {name: ocp.args.StandardRestore(template[name]) for name in names}
+    try:
+        found = manager.restore(int(checkpoint.name), args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **args))
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise JaxsepError(f"{checkpoint}: does not fit this model ({_short(error)})") from None
+    return {**template, **{name: found[name] for name in names}}, found["meta"]
+
+
+def load_state(workdir: str | Path, template: Mapping[str, Any]) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """The newest checkpoint that is whole, as `Checkpoints.restore` gives it; the run folder stays as it is.
+
+    Raises:
+        JaxsepError: there is none, or it does not fit the template.
+    """
+    folder = Path(workdir).absolute() / FOLDER
+    checkpoint = _newest_whole(folder, integrity.steps(folder))
+    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+        return int(checkpoint.name), *_restore(manager, checkpoint, template)
+
+
+def _newest_whole(folder: Path, steps: list[int]) -> Path:
+    """The last of some checkpoints that can be read; those passed over are named."""
+    for checkpoint in (folder / str(step) for step in reversed(steps)):
+        reason = integrity.damage(checkpoint)
+        if reason is None:
+            return checkpoint
+        integrity.warn(f"{checkpoint}: damaged ({reason}); passed over")
+    raise JaxsepError(f"{folder}: there is no checkpoint that can be read; train first, or name another run folder")
+
+
 def load_variables(workdir: str | Path, which: str | int = "best") -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters (the averaged ones, where the run has them) and batch statistics, without the optimiser.
 
@@ -168,13 +202,9 @@ def load_variables(workdir: str | Path, which: str | int = "best") -> tuple[dict
         if which not in steps:
             raise JaxsepError(f"{folder}: no checkpoint {which!r}; expected best, last or one of {steps}")
         steps = [int(which)]
-    for checkpoint in (folder / str(step) for step in reversed(steps)):
-        reason = integrity.damage(checkpoint)
-        if reason is None:
-            score = _score(checkpoint)
-            return _variables(checkpoint), {"step": int(checkpoint.name), "sdr": None if score == -np.inf else score}
-        integrity.warn(f"{checkpoint}: damaged ({reason}); passed over")
-    raise JaxsepError(f"{folder}: there is no checkpoint that can be read; train first, or name another run folder")
+    checkpoint = _newest_whole(folder, steps)
+    score = _score(checkpoint)
+    return _variables(checkpoint), {"step": int(checkpoint.name), "sdr": None if score == -np.inf else score}
 
 
 def load_start(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -71,6 +71,12 @@ source bit for bit. The same command goes on where it was stopped, and writes so
 Exit status: 0 the set is complete, 1 some songs failed, 2 nothing was started.
 """
 
+NONFINITE = """\
+Runs the training step behind the newest checkpoint of RUN once more and names the first layer, forward or backward,
+out of which something comes that is not finite, its dtype, its largest magnitude, and the precision that puts this
+layer to float32. A training that stops for that reason says so by itself, and saves the state before the step.
+"""
+
 SCORE = """\
 Scores <track>/<stem>.wav (or .flac) in ESTIMATES against files of the same names in REFERENCES.
 
@@ -170,6 +176,18 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_report(commands)
     _add_study(commands)
+
+    debug = commands.add_parser("debug", help="find out why a training fails")
+    rooms = debug.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    entry = _add(
+        rooms,
+        "nonfinite",
+        _nonfinite,
+        "name the layer in which numbers stop being finite",
+        description=NONFINITE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    entry.add_argument("run", metavar="RUN", type=Path, help="run folder (--workdir of a training)")
 
     doctor = _add(commands, "doctor", _doctor, "show versions, devices, audio formats and ffmpeg")
     _add_json(doctor)
@@ -665,6 +683,15 @@ def _study_plot(args: argparse.Namespace) -> int:
     from jaxsep.studies import plots, results
 
     print(*plots.draw(results.read(args.folder), args.folder), sep="\n")
+    return 0
+
+
+def _nonfinite(args: argparse.Namespace) -> int:
+    from jaxsep import nonfinite
+    from jaxsep.cache import keep_compiled
+
+    keep_compiled()
+    print(nonfinite.debug(args.run))
     return 0
 
 

@@ -38,7 +38,7 @@ def defaults() -> Config:
             "sources": "vocals,drums,bass,other",
             "sample_rate": 44100,
             "channels": 2,
-            "precision": "float32",
+            "precision": "float32",  # or bfloat16, float16, "float16, net/conv1=f32": jaxsep/precision.py
             "model": {"name": ""},
             "per_source": False,  # one net per source
             "model_by_source": {},  # source -> fields of `model` that are its own, under per_source

@@ -75,26 +75,33 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 class Window:
-    """Means over the steps since the last train line. The sums belong to the state, so the checkpoint holds them."""
+    """Means over the steps since the last train line. The sums belong to the state, so the checkpoint holds them.
+
+    A number that is None in some steps is averaged over the others.
+    """
 
     def __init__(self, state: Mapping[str, Any] | None = None):
         self.count: int = state["count"] if state else 0
         self.sums: dict[str, float] = dict(state["sums"]) if state else {}
+        self.missing: dict[str, int] = dict(state.get("missing", {})) if state else {}
 
-    def add(self, numbers: Mapping[str, float]) -> None:
+    def add(self, numbers: Mapping[str, float | None]) -> None:
         """Joins a step."""
         self.count += 1
         for name, value in numbers.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            if value is None:
+                self.missing[name] = self.missing.get(name, 0) + 1
+            else:
+                self.sums[name] = self.sums.get(name, 0.0) + value
 
     def state(self) -> dict[str, Any]:
         """JSON values from which `Window` goes on."""
-        return {"count": self.count, "sums": self.sums}
+        return {"count": self.count, "sums": self.sums} | ({"missing": self.missing} if self.missing else {})
 
     def take(self) -> dict[str, float]:
         """The means, and starts over."""
-        means = {name: value / self.count for name, value in self.sums.items()}
-        self.count, self.sums = 0, {}
+        means = {name: value / (self.count - self.missing.get(name, 0)) for name, value in self.sums.items()}
+        self.count, self.sums, self.missing = 0, {}, {}
         return means
 
 

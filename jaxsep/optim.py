@@ -16,6 +16,9 @@ from jaxtyping import Float32, Int, PyTree
 from jaxsep.config import Config, choose
 from jaxsep.errors import JaxsepError
 
+# Gradients that float16 rounds to 0 leave Adam second moments that are noise, and it would divide by their root.
+FLOAT16_EPS = 1e-4
+
 Schedule = Callable[[Int[Array, ""]], Float32[Array, ""]]
 
 
@@ -141,8 +144,13 @@ def _front(front: Config) -> Schedule:
     return factor
 
 
-def build(optim: Config, steps: int) -> Optimiser:
-    """The optimiser that a config's `optim` block describes, for a run of `steps` steps.
+def build(optim: Config, steps: int, float16: bool = False) -> Optimiser:
+    """The optimiser that a config's `optim` block describes.
+
+    Args:
+        optim: the block.
+        steps: of the run.
+        float16: the gradients come from layers in float16: `eps` is at least `FLOAT16_EPS`.
 
     Raises:
         JaxsepError: an unknown name, or a value out of range.
@@ -160,6 +168,9 @@ def build(optim: Config, steps: int) -> Optimiser:
             raise JaxsepError(f"optim.{key}={optim[key]}: expected 0 <= {key} < 1")
     if schedule.name == "plateau" and schedule.patience < 1:
         raise JaxsepError(f"optim.schedule.patience={schedule.patience}: expected 1 or more evaluations")
+    if float16:
+        optim = optim.copy_and_resolve_references()
+        optim.eps = max(optim.eps, FLOAT16_EPS)
     directions = choose(OPTIMISERS, optim.name, "optim.name")(optim)
     clip = optax.clip_by_global_norm(optim.clip) if optim.clip else optax.identity()
     rate = choose(SCHEDULES, schedule.name, "optim.schedule.name")(optim, steps)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from jaxsep import config as configs
 from jaxsep.errors import JaxsepError
+from jaxsep.precision import Policy, parse_policy
 from jaxsep.types import Separation
 
 TINY = 1e-8  # energy beside which silence has no relative error
@@ -116,6 +117,7 @@ class Separator(nn.Module):
         context: a net on waves is fed the mixture as it is, and the stems are what it yields of the middle (Demucs,
             Wave-U-Net): who calls gives the `surroundings` along. Otherwise, and where the mixture is shorter than
             what the net needs for one sample, zeros surround it and the stems have its length.
+        policy: what the net computes in; everything else is float32.
     """
 
     front: nn.Module
@@ -126,6 +128,7 @@ class Separator(nn.Module):
     block_overlap: float = 0.0
     swap_channels: bool = False
     context: bool = False
+    policy: Policy = Policy()
 
     def surroundings(self, length: int) -> tuple[int, int]:
         """Samples of the mixture that are to be fed before and behind a segment of `length` samples."""
@@ -178,14 +181,14 @@ class Separator(nn.Module):
             # Demucs' padding and `center_trim`: the grid of the strides lies as in the published code.
             before, skip = ((fed - size) // 2, (yielded - size) // 2) if latent.ndim == 3 else (0, 0)
             padded = _pad(latent, before, fed - size - before)
-            return self.net(padded, targets, train)[:, :, skip : skip + length]
+            return self._net(padded, targets, train)[:, :, skip : skip + length]
         stride = self._stride(train)
         lead = size - stride  # so that the first frame, too, is held by as many blocks as all others
         count = -(-(length + lead) // stride)
         padded = _pad(latent, lead, (count - 1) * stride + size - lead - length)
         blocks = jnp.stack([padded[:, i * stride : i * stride + size] for i in range(count)], axis=1)
         targets = None if targets is None else jnp.repeat(targets, count, axis=0)
-        out = self.net(blocks.reshape(batch * count, size, *rest), targets, train)
+        out = self._net(blocks.reshape(batch * count, size, *rest), targets, train)
         out = jnp.moveaxis(out.reshape(batch, count, *out.shape[1:]), 1, 2)  # [b s blocks n f c]
         out = out.reshape(*out.shape[:3], size // stride, stride, *out.shape[4:])
         # Of the stride-long parts of a block, part p of block i lies where part 0 of block i + p does.
@@ -193,9 +196,12 @@ class Separator(nn.Module):
         mean = sum(parts[1:], parts[0]) / len(parts)
         return mean.reshape(*mean.shape[:2], -1, *mean.shape[4:])[:, :, lead : lead + length]
 
+    def _net(self, latent: Array, targets: Array | None, train: bool) -> Array:
+        return self.policy.run(self.net, latent, targets, train)
+
     def _inside(self, wave: Array, targets: Array | None, train: bool) -> Array:
         """What the net yields of the middle of a wave whose ends are its context."""
-        out = self.net(wave, targets, train)
+        out = self._net(wave, targets, train)
         lengths = range(1, wave.shape[1] + 1)
         # The longest stretch for which the net asks for no more: exactly for this, where every stride is filled.
         longest = bisect.bisect_right(lengths, wave.shape[1], key=lambda length: self.net.lengths(length)[0])
@@ -261,20 +267,20 @@ def build(config: configs.Config) -> Separator:
     """The separator that a config describes.
 
     Raises:
-        JaxsepError: a name or a field that does not exist.
+        JaxsepError: a name or a field that does not exist, or a precision that is none.
     """
     from jaxsep import frontends
     from jaxsep.heads import HEADS, POSTS
     from jaxsep.models import MODELS
 
     sources: Sequence[str] = tuple(configs.parse_sources(config.sources))
-    dtype = jnp.dtype(configs.choose({"float32": "float32", "bfloat16": "bfloat16"}, config.precision, "precision"))
+    policy = parse_policy(config.precision)
 
     def net(changes: configs.Config, count: int) -> nn.Module:
         """The net for `count` sources."""
         spec = {**config.model, **changes}
         model = configs.choose(MODELS, spec["name"], "model.name")
-        made = configs.construct(MODELS, spec, "model", dtype=dtype, **_fields(model, sources=count))
+        made = configs.construct(MODELS, spec, "model", dtype=policy.compute, **_fields(model, sources=count))
         return Blend([made] * config.blend, tuple(map(tuple, config.blend_weights))) if config.blend > 1 else made
 
     front = frontends.build(config)
@@ -297,4 +303,5 @@ def build(config: configs.Config) -> Separator:
         block_overlap=inference.block_overlap,
         swap_channels=inference.swap_channels,
         context=config.context,
+        policy=policy,
     )

@@ -2,7 +2,8 @@
 
 The batch is split over the devices and the state is copied to each; XLA adds the gradient exchange. A step
 whose loss or gradient is not finite changes nothing and marks the state, so that all later steps change nothing
-either: although the state is donated, what comes out of the loop is the state before the failing step.
+either: although the state is donated, what comes out of the loop is the state before the failing step. Under float16
+a gradient that overflows while the loss is finite is no failure: its step is left out, and counted (`loss_scale.py`).
 """
 
 import dataclasses
@@ -21,12 +22,17 @@ from jaxtyping import PyTree
 from jaxsep.config import Config, parse_sources
 from jaxsep.data.statistics import Statistics
 from jaxsep.errors import JaxsepError
+from jaxsep.loss_scale import TOLERATED, LossScale
 from jaxsep.losses import Loss, partly
 from jaxsep.optim import Optimiser
+from jaxsep.precision import parse_policy
 
 # {"mix": [b t c], "sources": [b s t c]}, conditioned systems' "targets": [b k s], with unlabeled music "known": [b s]
 Batch = Mapping[str, Array | np.ndarray]
 
+
+# Of these the log has the last value; of all other numbers the mean.
+LAST = ("learning_rate", "loss_scale", "skipped")
 
 # A leaf of a state is an array, or what JAX puts in its place while it traces, compiles and restores.
 Leaf = Any
@@ -44,6 +50,7 @@ class TrainState:
         ema: averaged parameters, or None.
         key: of dropout; never changes, each step folds its number in.
         ok: whether no step has met a loss or gradient that is not finite, bool.
+        loss_scale: under float16, otherwise None.
     """
 
     step: Leaf
@@ -53,6 +60,7 @@ class TrainState:
     ema: PyTree
     key: Leaf
     ok: Leaf
+    loss_scale: LossScale | None = None
 
     @property
     def variables(self) -> dict[str, PyTree]:
@@ -61,9 +69,10 @@ class TrainState:
         return {"params": params, "batch_stats": self.batch_stats}
 
     def items(self) -> dict[str, PyTree]:
-        """The state as the checkpoint holds it; inference reads all but `training`."""
+        """The state as the checkpoint holds it; inference reads all but `training` and `loss_scale`."""
         training = {"step": self.step, "opt_state": self.opt_state, "key": self.key}
-        return {"params": self.params, "ema": self.ema, "batch_stats": self.batch_stats, "training": training}
+        variables = {"params": self.params, "ema": self.ema, "batch_stats": self.batch_stats}
+        return {**variables, "training": training, "loss_scale": self.loss_scale}
 
     @classmethod
     def from_items(cls, items: Mapping[str, PyTree], ok: Array) -> "TrainState":
@@ -73,6 +82,7 @@ class TrainState:
             ema=items["ema"],
             batch_stats=items["batch_stats"],
             ok=ok,
+            loss_scale=items["loss_scale"],
             **items["training"],
         )
 
@@ -86,7 +96,8 @@ class Metrics:
         loss: their mean.
         grad_norm: global norm of its gradient, before clipping.
         learning_rate: by which the parameters moved.
-        ok: whether loss and gradient are finite, and those of all steps before.
+        ok: whether loss and gradient are finite, and those of all steps before; overflows that are tolerated are.
+        loss_scale: under float16, after the step; otherwise None.
     """
 
     losses: Leaf
@@ -94,12 +105,17 @@ class Metrics:
     grad_norm: Leaf
     learning_rate: Leaf
     ok: Leaf
+    loss_scale: LossScale | None = None
 
-    def numbers(self, sources: Sequence[str]) -> dict[str, float]:
-        """What is logged, by name."""
+    def numbers(self, sources: Sequence[str]) -> dict[str, float | None]:
+        """What is logged, by name; the norm of a gradient that overflowed is None."""
         named = {"loss": self.loss, "grad_norm": self.grad_norm, "learning_rate": self.learning_rate}
+        if self.loss_scale is not None:
+            named |= {"loss_scale": self.loss_scale.scale, "skipped": self.loss_scale.skipped}
+            named["grad_norm"] = None if self.loss_scale.row else self.grad_norm
         terms = zip(sources, np.asarray(self.losses).mean(axis=0), strict=True)
-        return {name: float(value) for name, value in [*named.items(), *((f"loss/{s}", v) for s, v in terms)]}
+        named |= {f"loss/{source}": loss for source, loss in terms}
+        return {name: None if value is None else float(value) for name, value in named.items()}
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -150,6 +166,7 @@ def init_state(
             ema=params if config.optim.ema else None,
             key=jax.random.fold_in(key, 1),
             ok=jnp.bool(True),
+            loss_scale=LossScale.fresh() if parse_policy(config.precision).float16 else None,
         )
 
     return jax.jit(create, out_shardings=NamedSharding(mesh, PartitionSpec()))()
@@ -247,6 +264,30 @@ def make_losses(separator: Any, loss: Loss, weight: float = 1.0, reconstruction:
     return losses
 
 
+def make_objective(separator: Any, loss: Loss, config: Config) -> Callable:
+    """(params, state, batch statistics, micro-batch, its number) -> (scalar, (losses [b s], new batch statistics)).
+
+    The scalar is the mean loss, multiplied by the state's loss scale where it has one; the parameters, by which it is
+    differentiated, take the place of the state's.
+    """
+    forward = make_losses(separator, loss, config.data.unlabeled.weight, config.optim.front.reconstruction)
+
+    def objective(
+        params: PyTree, state: TrainState, batch_stats: PyTree, batch: Batch, part: int | Array
+    ) -> tuple[Array, tuple[Array, PyTree]]:
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), part)
+        losses, batch_stats = forward({"params": params, "batch_stats": batch_stats}, batch, True, key)
+        mean = losses.mean()
+        return mean if state.loss_scale is None else mean * state.loss_scale.scale, (losses, batch_stats)
+
+    return objective
+
+
+def micro_batch(batch: Batch, parts: int, part: int | Array) -> Batch:
+    """Every parts-th example: then each device has its share of the micro-batch in its share of the batch."""
+    return {name: x.reshape(-1, parts, *x.shape[1:])[:, part] for name, x in batch.items()}
+
+
 def make_train_step(
     separator: Any, loss: Loss, optimiser: Optimiser, config: Config, mesh: Mesh
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
@@ -254,44 +295,48 @@ def make_train_step(
 
     The state is donated: the one passed in cannot be used again.
     """
-    forward = make_losses(separator, loss, config.data.unlabeled.weight, config.optim.front.reconstruction)
+    objective = make_objective(separator, loss, config)
     parts, decay = config.optim.accumulate, config.optim.ema
-
-    def objective(params: PyTree, batch_stats: PyTree, batch: Batch, key: Array) -> tuple[Array, tuple]:
-        losses, batch_stats = forward({"params": params, "batch_stats": batch_stats}, batch, True, key)
-        return losses.mean(), (losses, batch_stats)
 
     def accumulate(state: TrainState, batch: Batch) -> tuple[PyTree, PyTree, Array]:
         """Mean gradient and losses over micro-batches, unrolled: scans of convolutions are slow on CPUs."""
         grads, losses, batch_stats = [], [], state.batch_stats
-        key = jax.random.fold_in(state.key, state.step)
         for part in range(parts):
-            # every parts-th example: then each device has its share of the micro-batch in its share of the batch
-            micro = {name: x.reshape(-1, parts, *x.shape[1:])[:, part] for name, x in batch.items()}
-            grad, (loss, batch_stats) = jax.grad(objective, has_aux=True)(
-                state.params, batch_stats, micro, jax.random.fold_in(key, part)
-            )
+            micro = micro_batch(batch, parts, part)
+            grad, (loss, batch_stats) = jax.grad(objective, has_aux=True)(state.params, state, batch_stats, micro, part)
             grads.append(grad)
             losses.append(loss)
         mean = jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]) / parts, *grads)
+        if state.loss_scale is not None:
+            scale = state.loss_scale.scale
+            mean = jax.tree.map(lambda grad: grad / scale, mean)
         return mean, batch_stats, jnp.stack(losses, axis=1).reshape(-1, losses[0].shape[1])
 
     def step(state: TrainState, batch: Batch, scale: Array) -> tuple[TrainState, Metrics]:
         grads, batch_stats, losses = accumulate(state, batch)
         norm = optax.tree.norm(grads)
-        ok = state.ok & jnp.isfinite(norm) & jnp.isfinite(losses).all()
+        finite, loss_scale = jnp.isfinite(norm), None
+        ok = state.ok & finite & jnp.isfinite(losses).all()
         rate = optimiser.learning_rate(state.step) * scale
         directions: Any
         directions, opt_state = optimiser.directions.update(grads, state.opt_state, state.params)
         params = optimiser.moved(state.params, directions, state.step, scale)
         ema = None if state.ema is None else jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)
         moved = TrainState(state.step + 1, params, batch_stats, opt_state, ema, state.key, state.ok)
-        kept = jax.tree.map(lambda new, old: jnp.where(ok, new, old), moved, state)
-        metrics = Metrics(losses, losses.mean(), norm, rate, ok)
-        return kept.replace(ok=ok), metrics
+        if state.loss_scale is not None:
+            loss_scale = state.loss_scale.after(finite)
+            ok = state.ok & ~loss_scale.exhausted & jnp.isfinite(losses).all()
+            skipped = dataclasses.replace(state, step=moved.step, loss_scale=None)
+            moved = dataclasses.replace(_where(finite, moved, skipped), loss_scale=loss_scale)
+        metrics = Metrics(losses, losses.mean(), norm, rate, ok, loss_scale)
+        return dataclasses.replace(_where(ok, moved, state), ok=ok), metrics
 
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     return jax.jit(step, donate_argnums=0, in_shardings=(whole, split, whole), out_shardings=whole)
+
+
+def _where(condition: Array, one: TrainState, other: TrainState) -> TrainState:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
 
 
 def compile_train_step(
@@ -316,7 +361,9 @@ def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
     return {name: jax.make_array_from_process_local_data(split, value) for name, value in batch.items()}
 
 
-def failure(metrics: Metrics, step: int, sources: Sequence[str], examples: Sequence[str]) -> JaxsepError:
+def failure(
+    metrics: Metrics, step: int, sources: Sequence[str], examples: Sequence[str], where: str = ""
+) -> JaxsepError:
     """The error that stops a run at a step whose loss or gradient is not finite.
 
     Args:
@@ -324,6 +371,7 @@ def failure(metrics: Metrics, step: int, sources: Sequence[str], examples: Seque
         step: its number; the first is 1.
         sources: names in the order of the losses.
         examples: what the batch is made of, in the order of the losses.
+        where: what `nonfinite` found.
     """
     bad = ~np.isfinite(metrics.losses)
     if bad.any():
@@ -333,7 +381,10 @@ def failure(metrics: Metrics, step: int, sources: Sequence[str], examples: Seque
         what, named = f"{terms} is {value}", [examples[b] for b in sorted(set(rows.tolist()))]
     else:
         what, named = f"the loss is {metrics.loss}, its gradient's norm {metrics.grad_norm}", list(examples)
+        if metrics.loss_scale is not None:
+            what += f", the {TOLERATED}th overflow in a row"
+    place = f" {where[0].upper()}{where[1:]}." if where else ""
     return JaxsepError(
-        f"step {step}: {what}; examples: {'; '.join(named)}. The state before it is saved: the same command "
+        f"step {step}: {what}; examples: {'; '.join(named)}.{place} The state before it is saved: the same command "
         "replays the step; mend the data, or start again with a lower optim.learning_rate or with optim.clip"
     )

@@ -17,9 +17,11 @@ from jaxsep import config as configs
 from jaxsep.errors import JaxsepError
 from jaxsep.mining.index import read_index
 
-# What a later start may change: how long, how often, and where the (same) data lies.
+# What a later start may change: how long, how often, where the (same) data lies; and in which precision, for a layer
+# that overflows is put to float32, and the parameters are float32 anyway.
 CHANGEABLE = (
     "steps",
+    "precision",
     "log_every",
     "eval_every",
     "save_every",

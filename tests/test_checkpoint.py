@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxsep import integrity
-from jaxsep.checkpoint import Checkpoints, load_variables
+from jaxsep.checkpoint import Checkpoints, load_state, load_variables
 from jaxsep.errors import JaxsepError
 
 
@@ -53,6 +53,35 @@ def assert_state(restored, step):
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         np.testing.assert_array_equal(a, b)
+
+
+def test_items_that_came_or_went_with_another_precision(tmp_path):
+    scale = {"loss_scale": {"scale": jnp.float32(8), "good": jnp.int32(3)}}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, items(1), {"history": []})
+        checkpoints.wait()
+        assert checkpoints.restore(template())[1].keys() == items(1).keys()
+        assert checkpoints.restore(template() | scale)[1]["loss_scale"] is scale["loss_scale"]
+        checkpoints.save(2, items(2) | scale, {"history": []})
+        checkpoints.wait()
+        fresh = {"loss_scale": jax.tree.map(jnp.zeros_like, scale["loss_scale"])}
+        found = checkpoints.restore(template() | fresh)[1]["loss_scale"]
+        assert (float(found["scale"]), int(found["good"])) == (8, 3)
+        assert checkpoints.restore(template() | {"loss_scale": None})[1]["loss_scale"] is None
+        checkpoints.save(3, items(3), {"history": []})
+    before = sorted(path for path in tmp_path.rglob("*"))
+    step, found, _ = load_state(tmp_path, template())
+    assert step == 3 and int(found["training"]["step"]) == 3
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def test_a_checkpoint_saved_before_its_validation_is_replaced(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, items(4), {"history": []})
+        checkpoints.save(4, items(4), {"history": [[4, 0.1]]}, 0.1)
+    assert_state(restore(tmp_path), 4)
+    assert load_variables(tmp_path)[1] == {"step": 4, "sdr": 0.1}
+    assert os.listdir(tmp_path / "checkpoints") == ["4"]
 
 
 @pytest.fixture(scope="module")

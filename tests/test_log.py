@@ -79,6 +79,18 @@ def test_a_window_goes_on_where_its_state_was_saved():
     assert whole.take() == {"loss": 5.0}
 
 
+def test_a_number_that_a_step_does_not_have_is_averaged_over_the_others():
+    window = log.Window()
+    for norm in (None, 2.0, None, 5.0):
+        window.add({"loss": 1.0, "grad_norm": norm})
+        window = log.Window(json.loads(json.dumps(window.state())))
+    assert window.take() == {"loss": 1.0, "grad_norm": 3.5}
+    window.add({"loss": 2.0, "grad_norm": None})
+    assert window.take() == {"loss": 2.0}
+    window.add({"loss": 2.0, "grad_norm": 4.0})
+    assert window.state() == {"count": 1, "sums": {"loss": 2.0, "grad_norm": 4.0}}
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

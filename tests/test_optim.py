@@ -7,7 +7,6 @@ import pytest
 from jaxsep import optim
 from jaxsep.config import defaults
 from jaxsep.errors import JaxsepError
-from jaxsep.precision import compute_dtype
 
 
 def config(**values):
@@ -39,6 +38,17 @@ def test_adam_is_that_of_the_paper_with_its_epsilon():
     grads = [1.0, -3.0, 0.5, 1e-4]
     block = config(b1=0.8, b2=0.95, eps=0.1)
     np.testing.assert_allclose(directions(block, grads, 0.0), list(adam(grads, 0.8, 0.95, 0.1)), rtol=1e-4)
+
+
+def test_epsilon_is_larger_for_gradients_of_float16():
+    def first(eps, float16):
+        built = optim.build(config(eps=eps), 100, float16)
+        grads = {"w": jnp.float32(1e-6)}
+        return float(built.directions.update(grads, built.directions.init(grads), grads)[0]["w"])
+
+    np.testing.assert_allclose(first(1e-8, False), 1e-6 / (1e-6 + 1e-8), rtol=1e-4)
+    np.testing.assert_allclose(first(1e-8, True), 1e-6 / (1e-6 + 1e-4), rtol=1e-4)
+    np.testing.assert_allclose(first(1e-2, True), 1e-6 / (1e-6 + 1e-2), rtol=1e-4)
 
 
 def test_weight_decay_joins_the_gradient_in_adam_and_the_direction_in_adamw():
@@ -137,9 +147,3 @@ def test_stops_after_so_many_evaluations_without_a_better_one(scores, patience, 
 def test_values_out_of_range_are_named(values, message):
     with pytest.raises(JaxsepError, match=message):
         optim.build(config(**values), 100)
-
-
-def test_precision_policies():
-    assert compute_dtype("float32") == jnp.float32 and compute_dtype("bfloat16") == jnp.bfloat16
-    with pytest.raises(JaxsepError, match=r"precision='bfloat61' is unknown, .* did you mean 'bfloat16'"):
-        compute_dtype("bfloat61")

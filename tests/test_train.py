@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from jaxsep import integrity, log, optim, separator, training
+from jaxsep import cli, integrity, log, optim, separator, training, validation
 from jaxsep.checkpoint import Checkpoints, load_variables
 from jaxsep.config import run_config
 from jaxsep.data.built import build, writing
@@ -125,12 +126,12 @@ def arrays(workdir):
     return step, {jax.tree_util.keystr(p): np.asarray(x).tobytes() for p, x in jax.tree.leaves_with_path(items)}, meta
 
 
-def kill_when(process, condition):
-    """SIGKILL as soon as `condition()` holds; False when the run was over before."""
+def kill_when(process, condition, number=signal.SIGKILL):
+    """A signal as soon as `condition()` holds; False when the run was over before."""
     while process.poll() is None:
         if condition():
-            process.kill()
-            process.wait()
+            process.send_signal(number)
+            process.wait(timeout=60)
             return True
         time.sleep(0.0005)
     return False
@@ -163,18 +164,25 @@ def test_killed_runs_end_like_one_that_was_not(songs, environment, tmp_path):
     dice = random.Random(0)
     words = command(songs, killed)
     with (tmp_path / "killed.log").open("a") as output:
-        for moment in ("start", "save", "step", "save", "step"):
+        for moment in ("start", "save", "step", "terminated", "save", "step"):
             goal = last_step(killed) + dice.randint(4, 9)
             moments = {
                 "start": (killed / "config.json").exists,
                 "step": lambda goal=goal: last_step(killed) >= goal,
+                "terminated": lambda goal=goal: last_step(killed) >= goal,
                 "save": lambda goal=goal: last_step(killed) >= goal and saving(killed),
             }
             process = start(words, environment, output)
-            assert kill_when(process, moments[moment]), moment
-            assert process.returncode == -signal.SIGKILL
+            if moment == "terminated":
+                assert kill_when(process, moments[moment], signal.SIGTERM) and process.returncode == 143
+                saved = integrity.steps(killed / "checkpoints")[-1]
+                assert saved >= last_step(killed) >= goal and not saving(killed)
+            else:
+                assert kill_when(process, moments[moment]), moment
+                assert process.returncode == -signal.SIGKILL
     text = finish(words, environment, killed)
-    assert "finished at step 60" in text
+    assert "finished at step 60" in text and "terminated; the state is saved" in text
+    assert f"step {saved} of 60" in text, "it goes on from the very step that SIGTERM came in"
 
     assert_same_run(killed, whole)
     steps = [(record["kind"], record["step"]) for record in timeless(whole)]
@@ -368,6 +376,61 @@ def test_single_stems_beside_songs_and_files_that_cannot_be_read(songs, tmp_path
     assert log.read_metrics(workdir / "metrics.jsonl")[-2]["time"]["drawn_anew"] > 1
 
 
+HALF = {"precision": "float16", "sources": "vocals", "optim__learning_rate": 1e-3, "optim__accumulate": 1}
+HALF |= {"model__dropout": 0.0, "save_every": 3}
+WHOLE_NET = "float16, net/vocals=f32"
+
+
+def test_terminated_in_validation_and_in_float16(songs, tmp_path, capsys, monkeypatch):
+    """The validation is made up for, and all ends as if nothing had happened, the loss scale included."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    sizes = HALF | {"steps": 6, "eval_every": 4, "log_every": 2}
+    assert run_here(command(songs, whole, **sizes), capsys)[0] == 0
+    words = command(songs, killed, **sizes)
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "_read", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        before = signal.getsignal(signal.SIGTERM)
+        status, _, err = run_here(words, capsys)
+        assert status == 143 and err == ["terminated; the state is saved and the same command goes on from it"]
+        assert signal.getsignal(signal.SIGTERM) == before
+    assert integrity.steps(killed / "checkpoints")[-1] == 4
+    assert not [record for record in timeless(killed) if record["kind"] == "valid"]
+    status, out, _ = run_here(words, capsys)
+    assert status == 0 and "step 4 of 6" in out
+    assert timeless(killed) == timeless(whole) and arrays(killed) == arrays(whole)
+    assert load_variables(killed)[1] == load_variables(whole)[1]  # the best, by an SDR that came later
+    scale = [value for name, value in arrays(killed)[1].items() if "loss_scale" in name]
+    assert [np.frombuffer(value, kind)[0] for value, kind in zip(scale, "fiii", strict=True)] == [65536, 6, 0, 0]
+    line = timeless(killed)[0]
+    assert line["loss_scale"] == 65536 and line["skipped"] == 0 and line["grad_norm"] > 0
+
+    status, out, _ = run_here(command(songs, killed, **sizes | {"precision": WHOLE_NET, "steps": 7}), capsys)
+    assert status == 0 and "step 6 of 7" in out and run_config(killed).precision == WHOLE_NET
+    (good,) = (value for name, value in arrays(killed)[1].items() if "loss_scale" in name and "good" in name)
+    assert np.frombuffer(good, np.int32)[0] == 1  # another policy, another scale
+
+
+def test_what_overflows_is_named_and_the_precision_that_is_named_goes_on(songs, tmp_path, capsys):
+    root = tmp_path / "songs"
+    shutil.copytree(songs, root)
+    for path in root.glob("*/*/*.wav"):
+        soundfile.write(path, 12_000 * soundfile.read(path, dtype="float32")[0], RATE, subtype="FLOAT")
+    sizes = HALF | {"steps": 2, "eval_every": 2, "log_every": 1}
+    status, _, err = run_here(command(root, tmp_path / "run", **sizes), capsys)
+    said = (
+        r"error: step 1: loss/vocals is .*; examples: .*\. The (first that is not finite is what comes out of "
+        r"net/vocals between its layers \(forward, float16\), up to (.*) in float32; --config.precision='(.*)' puts it "
+        r"to float32)\. The state before it is saved: .*"
+    )
+    match = re.fullmatch(said, err[0])
+    assert status == 2 and len(err) == 1 and match, err
+    assert 65504 < float(match[2]) < 100_000 and match[3] == WHOLE_NET
+    assert cli.main(["debug", "nonfinite", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out == f"step 1: the {match[1]}\n"
+    status, out, err = run_here(command(root, tmp_path / "run", **sizes | {"precision": match[3]}), capsys)
+    assert status == 0 and "finished at step 2" in out and err == []
+
+
 def test_stops_when_nothing_gets_better(songs, tmp_path, capsys):
     still = {"optim__learning_rate": 1e-30, "model__batch_norm": "frozen", "optim__accumulate": 1, "patience": 2}
     words = command(songs, tmp_path / "run", **still, eval_every=1, optim__schedule__name="constant")
@@ -395,6 +458,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(songs, tmp_path, c
         and "; examples: " in err[0]
     )
     assert "song b" in err[0] and "lower optim.learning_rate" in err[0]
+    assert "what comes out of the front end (forward, complex64), not finite in float32 either. The state" in err[0]
     assert integrity.steps(tmp_path / "run" / "checkpoints")[-1] == failing - 1
     again = run_here(words, capsys)
     assert (again[0], again[2]) == (2, err) and f"step {failing - 1} of 60" in again[1]
@@ -422,6 +486,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(songs, tmp_path, c
         (["--config.optim.name=adm"], "optim.name='adm' is unknown"),
         (["--config.loss.name=l3"], "loss.name='l3' is unknown"),
         (["--config.precision=float61"], "precision='float61' is unknown, expected one of float32, bfloat16"),
+        (["--config.precision=float16, net/voc*/cnv1=f32"], "matches no layer of this net; near it are net/vocals"),
         (["--config.data.root=/nowhere"], "data.root='/nowhere' is not a folder"),
         (["--config.data.segment=32000"], "shorter than"),
         (["--workdir={file}"], "is a file; give a folder"),

@@ -15,6 +15,7 @@ from jaxsep.config import defaults
 from jaxsep.errors import JaxsepError
 from jaxsep.frontends import Identity, Stft
 from jaxsep.heads import Mask
+from jaxsep.loss_scale import LossScale
 from jaxsep.separator import Separator
 
 SOURCES = ("vocals", "other")
@@ -259,6 +260,100 @@ def test_a_step_that_is_not_finite_changes_nothing(poison):
     restored = training.TrainState.from_items(run.state.items(), jnp.bool(True))
     run.state = restored
     assert run.step(batch(2)).ok and int(run.state.step) == 2
+
+
+# --- The loss scale
+
+
+def with_scale(run, **values):
+    """The run with another loss scale."""
+    fresh = jax.tree.map(jnp.copy, LossScale.fresh())
+    given = {name: jnp.asarray(value, getattr(fresh, name).dtype) for name, value in values.items()}
+    run.state = run.state.replace(loss_scale=fresh.replace(**given))
+
+
+def scale_of(state):
+    found = jax.device_get(state.loss_scale)
+    return {name: getattr(found, name).item() for name in ("scale", "good", "row", "skipped")}
+
+
+LARGE = 2.0**127  # of float32, too, that the loss and gradients are in
+
+
+def loud(seed):
+    """A batch whose gradient overflows under a large scale, and whose loss does not."""
+    return jax.tree.map(lambda x: 1e4 * x, batch(seed))
+
+
+def test_the_scale_is_halved_by_an_overflow_and_doubled_by_two_thousand_steps():
+    scale, after = LossScale.fresh(), jax.jit(LossScale.after)
+    assert [float(x) for x in jax.tree.leaves(scale)] == [65536, 0, 0, 0]
+    for row in (1, 2):
+        scale = after(scale, jnp.bool(False))
+        assert [float(x) for x in jax.tree.leaves(scale)] == [65536 / 2**row, 0, row, row]
+    for _ in range(1999):
+        scale = after(scale, jnp.bool(True))
+    assert [float(x) for x in jax.tree.leaves(scale)] == [16384, 1999, 0, 2]
+    assert [float(x) for x in jax.tree.leaves(after(scale, jnp.bool(True)))] == [32768, 0, 0, 2]
+    assert [float(x) for x in jax.tree.leaves(after(scale, jnp.bool(False)))] == [8192, 0, 1, 3]
+    largest = scale.replace(scale=jnp.float32(2**24))
+    assert float(after(largest, jnp.bool(True)).scale) == 2**24
+
+
+def test_a_scaled_gradient_is_that_of_the_loss():
+    """To the bit, where nothing computes in float16: the scale is a power of two."""
+    plain, scaled = Run(spectral_separator(), "l1"), Run(spectral_separator(), "l1", precision="float16")
+    assert plain.state.loss_scale is None
+    for seed in range(2):
+        a, b = plain.step(batch(seed)), scaled.step(batch(seed))
+        assert (a.loss, a.grad_norm) == (b.loss, b.grad_norm) and b.loss_scale.scale == 65536
+    for x, y in zip(leaves(plain.state.items()["params"]), leaves(scaled.state.items()["params"]), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert scale_of(scaled.state) == {"scale": 65536, "good": 2, "row": 0, "skipped": 0}
+    numbers = b.numbers(SOURCES)
+    assert (numbers["loss_scale"], numbers["skipped"]) == (65536, 0) and numbers["grad_norm"] == b.grad_norm
+    assert "loss_scale" not in a.numbers(SOURCES)
+
+
+def test_a_step_that_overflows_is_left_out_and_counted():
+    run = Run(spectral_separator(), "l1", precision="float16", optim__ema=0.9, optim__name="adam")
+    run.step(batch())
+    before = [np.copy(x) for x in leaves((run.state.params, run.state.ema, run.state.batch_stats, run.state.opt_state))]
+    with_scale(run, scale=LARGE, good=7)
+    metrics = run.step(loud(1))
+    after = leaves((run.state.params, run.state.ema, run.state.batch_stats, run.state.opt_state))
+    for x, y in zip(before, after, strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert int(run.state.step) == 2 and scale_of(run.state) == {"scale": 2**126, "good": 0, "row": 1, "skipped": 1}
+    assert metrics.ok and np.isfinite(metrics.loss) and not np.isfinite(metrics.grad_norm)
+    numbers = metrics.numbers(SOURCES)
+    assert numbers["grad_norm"] is None and numbers["skipped"] == 1 and numbers["loss"] == metrics.loss
+    with_scale(run, scale=1024, row=1, skipped=1)
+    metrics = run.step(batch(2))
+    assert metrics.ok and scale_of(run.state) == {"scale": 1024, "good": 1, "row": 0, "skipped": 1}
+    assert all(np.abs(x - y).max() > 0 for x, y in zip(before[:4], leaves(run.state.params), strict=False))
+
+
+def test_twenty_overflows_in_a_row_stop_the_run_at_the_state_before_the_last():
+    run = Run(wave_separator(), "wave_l2", precision="float16")
+    with_scale(run, scale=LARGE, row=18, skipped=30)
+    assert run.step(loud(0)).ok and scale_of(run.state)["row"] == 19
+    with_scale(run, scale=LARGE, row=19, skipped=31)
+    metrics = run.step(loud(1))
+    assert not metrics.ok and int(run.state.step) == 1
+    assert scale_of(run.state) == {"scale": LARGE, "good": 0, "row": 19, "skipped": 31}
+    assert not run.step(batch(2)).ok and int(run.state.step) == 1
+    error = str(training.failure(metrics, 2, SOURCES, ["a"], "first: net/x (backward)"))
+    assert ", the 20th overflow in a row; examples: a. First: net/x (backward). The state before it is saved" in error
+
+
+def test_a_loss_that_is_not_finite_is_no_overflow_of_the_gradient():
+    run = Run(spectral_separator(), "l1", precision="float16", optim__ema=0.9, optim__name="adam")
+    bad = batch()
+    bad["sources"][2, 1, 10] = np.nan
+    metrics = run.step(bad)
+    assert not metrics.ok and int(run.state.step) == 0 and scale_of(run.state)["skipped"] == 0
+    assert "overflow" not in str(training.failure(metrics, 1, SOURCES, list("abcd")))
 
 
 def test_a_gradient_that_is_not_finite_is_told_from_a_loss():

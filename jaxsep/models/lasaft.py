@@ -285,7 +285,7 @@ class Down(nn.Module):
         batch, frames, bins, width = x.shape
         kernel = self.param("kernel", XAVIER, (2, 2, width, width), jnp.float32).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32).astype(self.dtype)
-        blocks = x.reshape(batch, frames // 2, 2, bins // 2, 2, width)
+        blocks = x.astype(self.dtype).reshape(batch, frames // 2, 2, bins // 2, 2, width)
         return jnp.einsum("bnifjd,ijde->bnfe", blocks, kernel) + bias
 
 
@@ -304,7 +304,7 @@ class Up(nn.Module):
         batch, frames, bins, width = x.shape
         kernel = self.param("kernel", XAVIER, (2, 2, width, width), jnp.float32).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32).astype(self.dtype)
-        blocks = jnp.einsum("bnfd,ijde->bnifje", x, kernel)
+        blocks = jnp.einsum("bnfd,ijde->bnifje", x.astype(self.dtype), kernel)
         return blocks.reshape(batch, 2 * frames, 2 * bins, width) + bias
 
 
