@@ -8,7 +8,7 @@
 
 The same command goes on where a run was stopped or killed. Every value of the config can be given on the command
 line, as in `--config.optim.learning_rate=3e-4`; a later start may change steps, patience, how often something is
-logged, validated or saved, tensorboard, precision, and where the data lies, and nothing else.
+logged, validated or saved, tensorboard, precision, parallel, and where the data lies, and nothing else.
 
 Exit status: 0 finished, 2 with one line that says what to mend, 130 after Ctrl-C, 143 after SIGTERM, on which the state
 of the running step is saved.
@@ -143,7 +143,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
             metrics = jax.device_get(metrics)
             if not metrics.ok:
                 save()
-                where = nonfinite.describe(config, state, training.put(next(read(first_step=at - 1)), mesh))
+                where = nonfinite.describe(config, mesh, state, training.put(next(read(first_step=at - 1)), mesh))
                 raise training.failure(metrics, at, terms, stream.describe(at - 1), where)
             numbers = metrics.numbers(terms)
             window.add(numbers)

@@ -39,6 +39,7 @@ def defaults() -> Config:
             "sample_rate": 44100,
             "channels": 2,
             "precision": "float32",  # or bfloat16, float16, "float16, net/conv1=f32": jaxsep/precision.py
+            "parallel": "global",  # a batch over devices: one of all of them (global), or one of each (device)
             "model": {"name": ""},
             "per_source": False,  # one net per source
             "model_by_source": {},  # source -> fields of `model` that are its own, under per_source

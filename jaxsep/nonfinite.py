@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float32, Inexact, PyTree
 
 from jaxsep import config as configs
@@ -68,15 +69,19 @@ class Finding:
 Search = Callable[[training.TrainState, training.Batch], Finding | None]
 
 
-def make_search(config: configs.Config) -> Search:
+def make_search(config: configs.Config, mesh: Mesh) -> Search:
     """(state before a step, its batch) -> where its numbers first are not finite; None where all are.
 
     What is compiled for it is kept for the next search.
+
+    Args:
+        config: of the run.
+        mesh: over which the batch is spread.
     """
     exact = config.copy_and_resolve_references()
     exact.precision = "float32"
-    run = _make_run(config)
-    run_exactly = run if config.precision == exact.precision else _make_run(exact)
+    run = _make_run(config, mesh)
+    run_exactly = run if config.precision == exact.precision else _make_run(exact, mesh)
 
     def search(state: training.TrainState, batch: training.Batch) -> Finding | None:
         stats = state.batch_stats
@@ -179,7 +184,7 @@ def _measure(x: Inexact[Array, "..."]) -> Measure:
     return jnp.stack([jnp.sum(~finite, dtype=jnp.float32), jnp.max(jnp.where(finite, size, 0))])
 
 
-def _make_run(config: configs.Config) -> Callable[..., tuple[list[_Event], PyTree]]:
+def _make_run(config: configs.Config, mesh: Mesh) -> Callable[..., tuple[list[_Event], PyTree]]:
     """(state, batch statistics, batch, number of a micro-batch) -> (what happens in it, batch statistics after it)."""
     objective = training.make_objective(separator.build(config), losses.from_config(config), config)
 
@@ -188,7 +193,6 @@ def _make_run(config: configs.Config) -> Callable[..., tuple[list[_Event], PyTre
         with nn.intercept_methods(taps):
             return objective(params, state, stats, micro, part)
 
-    @partial(jax.jit, compiler_options=QUICK if jax.default_backend() == "cpu" else None)
     def measure(probes: list[Array], *step: Any) -> tuple[tuple, PyTree]:
         def scalar(params: PyTree, probes: list[Array]) -> tuple[Array, tuple]:
             taps = _Taps(probes)
@@ -200,12 +204,23 @@ def _make_run(config: configs.Config) -> Callable[..., tuple[list[_Event], PyTre
         norm = _measure(optax.tree.norm(weights))
         return (forward, terms, backward, jax.tree.map(_measure, weights), norm), after
 
+    def measure_share(probes: list[Array], state: Any, *step: Any) -> tuple[tuple, PyTree]:
+        measures, after = measure(probes, training.own_state(state), *step)
+        return jax.tree.map(lambda x: x[None], measures), jax.lax.pmean(after, "data")
+
+    if config.parallel == "device":
+        whole, split = PartitionSpec(), PartitionSpec("data")
+        given = (whole, whole, whole, split, whole)
+        program = jax.shard_map(measure_share, mesh=mesh, in_specs=given, out_specs=(split, whole), check_vma=False)
+    else:
+        program = measure
+    compiled = jax.jit(program, compiler_options=QUICK if jax.default_backend() == "cpu" else None)
     taps = _Taps()
 
     def run(*step: Any) -> tuple[list[_Event], PyTree]:
         if not taps.order:
             jax.eval_shape(partial(tapped, taps), step[0].params, *step)
-        measures, after = measure([np.zeros(2, np.float32)] * len(taps.measures), *step)
+        measures, after = compiled([np.zeros(2, np.float32)] * len(taps.measures), *step)
         return _events(taps, *jax.device_get(measures)), after
 
     return run
@@ -250,14 +265,15 @@ def _event(
 
 
 def _joined(measures: list[np.ndarray]) -> tuple[float, float]:
-    """Of several values: how many are not finite, and the largest magnitude."""
-    return float(sum(m[0] for m in measures)), float(max((m[1] for m in measures), default=0))
+    """Of several values, or of those of several devices: how many are not finite, and the largest magnitude."""
+    rows = np.concatenate([np.zeros((1, 2)), *(np.reshape(measure, (-1, 2)) for measure in measures)])
+    return float(rows[:, 0].sum()), float(rows[:, 1].max())
 
 
-def describe(config: configs.Config, state: training.TrainState, batch: training.Batch) -> str:
+def describe(config: configs.Config, mesh: Mesh, state: training.TrainState, batch: training.Batch) -> str:
     """What a search finds, or why it could not be made."""
     try:
-        return str(make_search(config)(state, batch) or NOTHING)
+        return str(make_search(config, mesh)(state, batch) or NOTHING)
     except jax.errors.JaxRuntimeError as error:  # the search takes memory beside the training's
         reason = str(error).splitlines()[0][:200]
         return f"its layer could not be found ({reason}); try `jaxsep debug nonfinite` where there is more memory"
@@ -287,11 +303,11 @@ def debug(run: str | Path) -> str:
     state = training.TrainState.from_items(items, state.ok)
     sources = configs.parse_sources(config.sources)
     stream = batches(songs, sources, config, first_step=step, levels=standard, sets=further, skip=roll.skip)
-    found = make_search(config)(state, training.put(next(stream), mesh))
+    found = make_search(config, mesh)(state, training.put(next(stream), mesh))
     return f"step {step + 1}: {found or NOTHING}"
 
 
-def _mesh(config: configs.Config) -> Any:
+def _mesh(config: configs.Config) -> Mesh:
     """As many devices as micro-batches come out even on: the run may have had others."""
     devices = jax.devices()
     return training.make_mesh(devices[: math.gcd(len(devices), config.data.batch_size // config.optim.accumulate)])

@@ -1,7 +1,10 @@
 """The training step: state, loss, gradients, update, on one mesh axis `data`.
 
-The batch is split over the devices and the state is copied to each; XLA adds the gradient exchange. A step
-whose loss or gradient is not finite changes nothing and marks the state, so that all later steps change nothing
+The batch is split over the devices and the state is copied to each. What they exchange is for XLA to find out where the
+step is one program over the whole batch, batch norms included, and one vector where each device has a batch of its own
+(`PARALLEL`).
+
+A step whose loss or gradient is not finite changes nothing and marks the state, so that all later steps change nothing
 either: although the state is donated, what comes out of the loop is the state before the failing step. Under float16
 a gradient that overflows while the loss is finite is no failure: its step is left out, and counted (`loss_scale.py`).
 """
@@ -16,10 +19,11 @@ import numpy as np
 import optax
 from flax import struct
 from jax import Array
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from jaxsep.config import Config, parse_sources
+from jaxsep.config import Config, choose, parse_sources
 from jaxsep.data.statistics import Statistics
 from jaxsep.errors import JaxsepError
 from jaxsep.loss_scale import TOLERATED, LossScale
@@ -127,8 +131,9 @@ def check_batch(config: Config, mesh: Mesh) -> None:
     """That micro-batches come out even on every device.
 
     Raises:
-        JaxsepError: the batch size is no multiple of devices x accumulated micro-batches.
+        JaxsepError: the batch size is no multiple of devices x accumulated micro-batches; or no such `parallel`.
     """
+    choose(PARALLEL, config.parallel, "parallel")
     size, parts, devices = config.data.batch_size, config.optim.accumulate, mesh.size
     if size < 1 or parts < 1 or size % (parts * devices):
         raise JaxsepError(
@@ -288,18 +293,13 @@ def micro_batch(batch: Batch, parts: int, part: int | Array) -> Batch:
     return {name: x.reshape(-1, parts, *x.shape[1:])[:, part] for name, x in batch.items()}
 
 
-def make_train_step(
-    separator: Any, loss: Loss, optimiser: Optimiser, config: Config, mesh: Mesh
-) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
-    """The jitted step (state, batch, scale) -> (state, metrics); `scale` multiplies the learning rate.
-
-    The state is donated: the one passed in cannot be used again.
-    """
+def make_gradient(separator: Any, loss: Loss, config: Config) -> Callable:
+    """(state, batch) -> (mean gradient, new batch statistics, losses [b s] in the order of the batch)."""
     objective = make_objective(separator, loss, config)
-    parts, decay = config.optim.accumulate, config.optim.ema
+    parts = config.optim.accumulate
 
-    def accumulate(state: TrainState, batch: Batch) -> tuple[PyTree, PyTree, Array]:
-        """Mean gradient and losses over micro-batches, unrolled: scans of convolutions are slow on CPUs."""
+    def gradient(state: TrainState, batch: Batch) -> tuple[PyTree, PyTree, Array]:
+        """Over micro-batches, unrolled: scans of convolutions are slow on CPUs."""
         grads, losses, batch_stats = [], [], state.batch_stats
         for part in range(parts):
             micro = micro_batch(batch, parts, part)
@@ -312,8 +312,54 @@ def make_train_step(
             mean = jax.tree.map(lambda grad: grad / scale, mean)
         return mean, batch_stats, jnp.stack(losses, axis=1).reshape(-1, losses[0].shape[1])
 
+    return gradient
+
+
+def over_the_batch(gradient: Callable, mesh: Mesh) -> Callable:
+    """One program over the whole batch: batch norms see all of it, and XLA adds what the devices exchange."""
+    return gradient
+
+
+def own_state(state: TrainState) -> TrainState:
+    """The state as one device has it under `by_device`: with dropout of its own."""
+    return state.replace(key=jax.random.fold_in(state.key, jax.lax.axis_index("data")))
+
+
+def by_device(gradient: Callable, mesh: Mesh) -> Callable:
+    """Each device has its share of the batch to itself, with dropout of its own, as under `jax.pmap`.
+
+    Batch norms see the share only. Gradients, batch statistics and losses are put into one vector and summed over the
+    devices: one all-reduce, after which all of them go on with the same numbers.
+    """
+
+    def share(state: TrainState, batch: Batch) -> tuple[PyTree, PyTree, Array]:
+        grads, batch_stats, losses = gradient(own_state(state), batch)
+        changes = jax.tree.map(jnp.subtract, batch_stats, state.batch_stats)  # of frozen statistics exactly 0
+        mean = jax.tree.map(lambda x: x / mesh.size, (grads, changes))
+        rows = jnp.zeros((mesh.size, *losses.shape)).at[jax.lax.axis_index("data")].set(losses)
+        vector, restore = ravel_pytree((*mean, rows))
+        grads, changes, rows = restore(jax.lax.psum(vector, "data"))
+        return grads, jax.tree.map(jnp.add, state.batch_stats, changes), rows.reshape(-1, losses.shape[1])
+
+    whole, split = PartitionSpec(), PartitionSpec("data")
+    return jax.shard_map(share, mesh=mesh, in_specs=(whole, split), out_specs=whole, check_vma=False)
+
+
+PARALLEL = {"global": over_the_batch, "device": by_device}
+
+
+def make_train_step(
+    separator: Any, loss: Loss, optimiser: Optimiser, config: Config, mesh: Mesh
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
+    """The jitted step (state, batch, scale) -> (state, metrics); `scale` multiplies the learning rate.
+
+    The state is donated: the one passed in cannot be used again.
+    """
+    parallel = choose(PARALLEL, config.parallel, "parallel")
+    gradient, decay = parallel(make_gradient(separator, loss, config), mesh), config.optim.ema
+
     def step(state: TrainState, batch: Batch, scale: Array) -> tuple[TrainState, Metrics]:
-        grads, batch_stats, losses = accumulate(state, batch)
+        grads, batch_stats, losses = gradient(state, batch)
         norm = optax.tree.norm(grads)
         finite, loss_scale = jnp.isfinite(norm), None
         ok = state.ok & finite & jnp.isfinite(losses).all()

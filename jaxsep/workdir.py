@@ -18,10 +18,11 @@ from jaxsep.errors import JaxsepError
 from jaxsep.mining.index import read_index
 
 # What a later start may change: how long, how often, where the (same) data lies; and in which precision, for a layer
-# that overflows is put to float32, and the parameters are float32 anyway.
+# that overflows is put to float32, and the parameters are float32 anyway; and how a batch is spread over devices.
 CHANGEABLE = (
     "steps",
     "precision",
+    "parallel",
     "log_every",
     "eval_every",
     "save_every",

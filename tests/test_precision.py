@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsep import config as configs
 from jaxsep import losses, nonfinite, separator, training
@@ -226,7 +227,7 @@ def prepared(name):
 
 @functools.cache
 def search(name):
-    return nonfinite.make_search(prepared(name)[0])
+    return nonfinite.make_search(prepared(name)[0], training.make_mesh(jax.devices()[:1]))
 
 
 def scaled(state, factors):
@@ -322,4 +323,17 @@ def test_the_policy_that_is_named_mends_the_layer():
     state = scaled(state, {f"{FORWARD['open_unmix']}/kernel": 1e7})
     mended = config.copy_and_resolve_references()
     mended.precision = search("open_unmix")(state, batch).precision
-    assert nonfinite.make_search(mended)(state, batch) is None
+    assert nonfinite.make_search(mended, training.make_mesh(jax.devices()[:1]))(state, batch) is None
+
+
+def test_each_device_is_searched_with_the_batch_of_its_own():
+    config, state, batch = prepared("spleeter")
+    config = config.copy_and_resolve_references()
+    config.parallel = "device"
+    mesh = training.make_mesh(jax.devices()[:2])
+    look = nonfinite.make_search(config, mesh)
+    whole = NamedSharding(mesh, PartitionSpec())
+    put = lambda batch: training.put(jax.device_get(batch), mesh)
+    assert look(jax.device_put(state, whole), put(batch)) is None
+    found = look(jax.device_put(state, whole), put({**batch, "mix": batch["mix"].at[1, 30].set(3e6)}))
+    assert found.place == "net/vocals between its layers" and 2e6 < found.largest < 1e7

@@ -313,7 +313,9 @@ def test_a_longer_run_goes_on_and_passes_damage_over(short, songs, tmp_path, cap
     meta.write_bytes(meta.read_bytes()[:-1])
     moved = tmp_path / "moved songs"
     shutil.copytree(songs, moved)
-    words = command(moved, workdir, **changes | {"steps": 8, "log_every": 2, "tensorboard": False})
+    words = command(
+        moved, workdir, **changes | {"steps": 8, "log_every": 2, "tensorboard": False, "parallel": "device"}
+    )
     status, out, err = run_here(words, capsys)
     assert status == 0 and "step 4 of 8" in out
     assert len(err) == 1 and "checkpoints/6: damaged (meta/metadata has changed)" in err[0]
@@ -485,6 +487,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(songs, tmp_path, c
         (["--config.data.batch_size=6"], "data.batch_size=6 is not a multiple of 8 = 4 device(s) x optim.accumulate=2"),
         (["--config.optim.name=adm"], "optim.name='adm' is unknown"),
         (["--config.loss.name=l3"], "loss.name='l3' is unknown"),
+        (
+            ["--config.parallel=devise"],
+            "parallel='devise' is unknown, expected one of global, device; did you mean 'dev",
+        ),
         (["--config.precision=float61"], "precision='float61' is unknown, expected one of float32, bfloat16"),
         (["--config.precision=float16, net/voc*/cnv1=f32"], "matches no layer of this net; near it are net/vocals"),
         (["--config.data.root=/nowhere"], "data.root='/nowhere' is not a folder"),

@@ -1,6 +1,7 @@
 """The training step: its arithmetic by hand, one device against four, and steps that are not finite."""
 
 import functools
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -260,6 +261,86 @@ def test_a_step_that_is_not_finite_changes_nothing(poison):
     restored = training.TrainState.from_items(run.state.items(), jnp.bool(True))
     run.state = restored
     assert run.step(batch(2)).ok and int(run.state.step) == 2
+
+
+# --- Each device with a batch of its own
+
+COLLECTIVES = (
+    r"= \S+ (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast)(-start)?\("
+)
+
+
+def collectives(run):
+    data = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch().items()}
+    text = run.step_.lower(run.state, data, jax.ShapeDtypeStruct((), jnp.float32)).compile().as_text()
+    return [match[1] for match in re.finditer(COLLECTIVES, text)]
+
+
+def test_one_exchange_per_step():
+    """Of gradients, batch statistics and losses together."""
+    run = Run(spectral_separator(), "l1", 4, parallel="device", optim__name="adam", optim__ema=0.9, optim__clip=1.0)
+    assert collectives(run) == ["all-reduce"]
+    assert len(collectives(Run(spectral_separator(), "l1", 4))) > 1  # what XLA makes of the whole batch
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_devices_with_batches_of_their_own_are_one(parts):
+    """Without batch norm; every number and every array."""
+    one = Run(spectral_separator(norm=False), "l1", 1, data__batch_size=8)
+    four = Run(spectral_separator(norm=False), "l1", 4, data__batch_size=8, parallel="device", optim__accumulate=parts)
+    before, data = one.params(), batch(size=8)
+    a, b = one.step(data), four.step(data)
+    assert_close(a.losses, b.losses)
+    np.testing.assert_allclose([a.loss, a.grad_norm], [b.loss, b.grad_norm], rtol=1e-5)
+    assert_close(*(jax.tree.map(np.subtract, before, run.params()) for run in (one, four)))
+    for leaf in jax.tree.leaves((four.state.params, four.state.opt_state)):
+        assert len(leaf.sharding.device_set) == 4 and leaf.is_fully_replicated
+
+
+def test_batch_norm_sees_the_batch_of_its_device():
+    """Gradients, losses and statistics are the means of those of four steps, each on one device's share."""
+    four, data = Run(spectral_separator(), "l1", 4, parallel="device", data__batch_size=8), batch(size=8)
+    before, stats = four.params(), jax.device_get(four.state.batch_stats)
+    metrics = four.step(data)
+    shares = []
+    for first in range(0, 8, 2):
+        one = Run(spectral_separator(), "l1", 1, data__batch_size=2)
+        losses_ = one.step({name: x[first : first + 2] for name, x in data.items()}).losses
+        shares.append((losses_, jax.tree.map(np.subtract, before, one.params()), leaves(one.state.batch_stats)))
+    rows, moves, expected = zip(*shares, strict=True)
+    assert_close(np.concatenate(rows), metrics.losses)
+    mean = jax.tree.map(lambda *x: sum(x) / 4, *moves)
+    assert_close(mean, jax.tree.map(np.subtract, before, four.params()))
+    means = [sum(x) / 4 for x in zip(*expected, strict=True)]
+    assert_close(means, leaves(four.state.batch_stats))
+    assert max(np.abs(x - y).max() for x, y in zip(means, leaves(stats), strict=True)) > 1e-4
+    whole = Run(spectral_separator(), "l1", 4, data__batch_size=8)
+    whole.step(data)
+    assert max(np.abs(x - y).max() for x, y in zip(means, leaves(whole.state.batch_stats), strict=True)) > 1e-4
+
+
+def test_devices_drop_out_by_themselves_and_go_on_from_each_other():
+    """A state of one mode is one of the other: it is the same on all devices."""
+    run = Run(spectral_separator(dropout=0.5, norm=False), "l1", 4, parallel="device")
+    alike = jax.tree.map(lambda x: np.repeat(x[:1], 4, axis=0), batch())
+    first, second = (run.step(alike, scale=1e-12).losses for _ in range(2))
+    assert len({row.tobytes() for row in (*first, *second)}) == 8
+    other = Run(spectral_separator(dropout=0.5, norm=False), "l1", 4)
+    assert jax.tree.structure(run.state.items()) == jax.tree.structure(other.state.items())
+    other.state = run.state
+    assert other.step(batch()).ok and int(other.state.step) == 3
+
+
+def test_an_overflow_on_one_device_is_one_on_all():
+    run = Run(wave_separator(), "wave_l2", 4, parallel="device", precision="float16")
+    with_scale(run, scale=LARGE)
+    data = batch()
+    data["mix"][3] *= 1e4
+    assert run.step(data).ok and scale_of(run.state)["skipped"] == 1
+    np.testing.assert_array_equal(run.params()["net"]["gains"], [0.5, 0.25])
+    data["sources"][2, 1, 10] = np.nan
+    metrics = run.step(data)
+    assert not metrics.ok and np.argwhere(np.isnan(metrics.losses)).tolist() == [[2, 1]]
 
 
 # --- The loss scale
