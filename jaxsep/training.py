@@ -322,7 +322,7 @@ def over_the_batch(gradient: Callable, mesh: Mesh) -> Callable:
 
 def own_state(state: TrainState) -> TrainState:
     """The state as one device has it under `by_device`: with dropout of its own."""
-    return state.replace(key=jax.random.fold_in(state.key, jax.lax.axis_index("data")))
+    return dataclasses.replace(state, key=jax.random.fold_in(state.key, jax.lax.axis_index("data")))
 
 
 def by_device(gradient: Callable, mesh: Mesh) -> Callable:
