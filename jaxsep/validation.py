@@ -14,7 +14,7 @@ import soxr
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from jaxsep import training
+from jaxsep import frontends, training
 from jaxsep.config import Config, parse_sources, parse_stems
 from jaxsep.data import levels
 from jaxsep.data.tracks import MIXTURE, Track
@@ -28,7 +28,7 @@ EXCERPT = 10  # seconds of the first song, to look at and listen to
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Numbers by name (`sdr`, `sdr/<source>`, `loss`), and waves [t c] of an excerpt by name."""
+    """Numbers by name (`sdr`, `sdr/<source>`, `loss`; `frontends.numbers`), and waves [t c] of an excerpt by name."""
 
     scores: dict[str, float]
     excerpt: dict[str, Float[np.ndarray, "t c"]]
@@ -77,7 +77,8 @@ def make_validate(
                 raise JaxsepError(f"{source!r} is silent in all validation songs, so it cannot be scored; add others")
         scores = {"sdr": float(sdr.mean())}
         scores |= {f"sdr/{source}": float(value) for source, value in zip(sources, sdr, strict=True)}
-        return Result(scores | {"loss": float(np.concatenate(losses).mean())}, excerpt)
+        scores |= {"loss": float(np.concatenate(losses).mean())}
+        return Result(scores | frontends.numbers(separator.front, variables), excerpt)
 
     return validate
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxsep import frontends
 from jaxsep.errors import JaxsepError
 from jaxsep.frontends import AdaptiveStft, Stft
 from jaxsep.frontends.adaptivestft import concentration
@@ -167,6 +168,13 @@ def test_the_window_finds_its_length(kind):
         params, state = step(params, state)
     length = float(front.apply({"params": params}, method="sizes")[0])
     assert length >= 1.5 * 1024 if kind == "tones" else length <= 1024 / 1.5
+
+
+def test_numbers_say_what_has_become_of_it():
+    front = AdaptiveStft(FRAME, HOP, trained="both", fft=128)
+    variables = {"params": {"front": ratios(front, 100, 24)["params"]}}
+    assert frontends.numbers(front, variables) == pytest.approx({"front/length": 100, "front/hop": 24})
+    assert frontends.numbers(Stft(), {"params": {}}) == {}
 
 
 def test_concentration_by_hand():

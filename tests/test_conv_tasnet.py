@@ -16,7 +16,7 @@ from jaxsep import config as configs
 from jaxsep import losses, separator, training, validation, weights
 from jaxsep.data.tracks import open_tracks
 from jaxsep.errors import JaxsepError
-from jaxsep.frontends.filterbanks import LearnedBank
+from jaxsep.frontends import Identity, LearnedBank
 from jaxsep.heads import Mask
 from jaxsep.inference import load
 from jaxsep.layers.norm import NORMS
@@ -447,6 +447,8 @@ def test_pit_of_a_config():
 
 class ByPolarity:
     """A separator of two speakers, one of positive samples and one of negative ones, that returns the second first."""
+
+    front = Identity()
 
     def apply(self, variables, mix, targets, train, rngs=None, mutable=None):
         waves = jnp.stack([jnp.minimum(mix, 0), jnp.maximum(mix, 0)], axis=1)

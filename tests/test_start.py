@@ -19,6 +19,7 @@ from jaxsep.config import check, defaults
 from jaxsep.data import levels
 from jaxsep.data.tracks import open_tracks
 from jaxsep.errors import JaxsepError
+from jaxsep.frontends import Identity
 from jaxsep.inference import Model
 from jaxsep.types import Separation
 
@@ -142,6 +143,8 @@ def test_levels_are_measured_once_per_run(songs, first, monkeypatch):
 
 class Mixture:
     """A separator that returns the mixture for each of two sources."""
+
+    front = Identity()
 
     def apply(self, variables, mix, targets, train, rngs=None, mutable=None):
         waves = jnp.stack([mix, mix], axis=1)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxsep.config import Config, choose, construct, defaults
@@ -57,6 +57,14 @@ def continues(front: Any, other: Any) -> bool:
     """Whether a front end, as it starts or with the parameters of the other one, does what the other one did."""
     starts_as_stft = isinstance(front, LearnableStft | AdaptiveStft)
     return type(front) is type(other) or (starts_as_stft and front.untrained() == other)
+
+
+def numbers(front: Any, variables: Mapping[str, Any]) -> dict[str, float]:
+    """What a separator's front end has become, where numbers say it: the window length and hop of `adaptive_stft`."""
+    if not isinstance(front, AdaptiveStft):
+        return {}
+    length, hop = front.apply({"params": variables["params"]["front"]}, method="sizes")
+    return {"front/length": float(length), "front/hop": float(hop)}
 
 
 def name_fields(config: Config, words: Sequence[str]) -> None:

@@ -105,8 +105,9 @@ class AdaptiveStft(Stft):
             raise JaxsepError("front: a wave of 0 samples has no spectrum; give at least 1")
         surrounded = padded(jnp.moveaxis(wave, -1, -2), self._lead, self._room(length), self.padding == "reflect")
         starts, rest = self._positions(length)
-        frames = _cut(surrounded, starts, self.points) * self._window(rest)
-        return jnp.moveaxis(self._turned(jnp.fft.rfft(frames, norm=self._norm), rest), -3, -1)
+        frames = _cut(surrounded, starts, self.points)
+        spectrum = jnp.fft.rfft(frames * self._window(rest, frames.ndim), norm=self._norm)
+        return jnp.moveaxis(self._turned(spectrum, rest), (0, -2), (-3, -1))
 
     def decode(self, latent: Complex[Array, "*b n f c"], length: int) -> Float[Array, "*b t c"]:
         """Wave of `length` samples; upper bins that are missing count as zero.
@@ -117,35 +118,37 @@ class AdaptiveStft(Stft):
         if latent.shape[-3] != self.frames(length):
             raise JaxsepError(f"front: {latent.shape[-3]} frames, but {length} samples have {self.frames(length)}")
         starts, rest = self._positions(length)
-        window = self._window(rest)
-        spectrum = self._turned(jnp.moveaxis(latent, -1, -3), -rest)
-        frames = jnp.fft.irfft(spectrum, n=self.points, norm=self._norm) * window
+        spectrum = self._turned(jnp.moveaxis(latent, (-3, -1), (0, -2)), -rest)
+        frames = jnp.fft.irfft(spectrum, n=self.points, norm=self._norm) * self._window(rest, spectrum.ndim)
+        squares = jnp.broadcast_to(self._window(rest, 2) ** 2, (len(frames), self.points))
         kept = slice(self._lead, self._lead + length)
-        wave = _added(frames, starts, self._room(length))[..., kept]
-        energy = _added(jnp.broadcast_to(window**2, frames.shape[-2:]), starts, self._room(length))[kept]
+        wave, energy = (_added(x, starts, self._room(length))[..., kept] for x in (frames, squares))
         return jnp.moveaxis(wave / energy, -2, -1)
 
-    def _positions(self, length: int) -> tuple[Int[Array, " n"], Float[Array, "#n 1"]]:
+    def _positions(self, length: int) -> tuple[Int[Array, " n"], Float[Array, "#n"]]:
         """Whole samples at which the frames of a padded wave start, and what is left of their real positions."""
         count = jnp.arange(self.frames(length))
+        if self.trained == "length":
+            return count * self.hop, jnp.zeros(1)
         _, hop = self.sizes()
         whole = jnp.floor(hop)
         rest = count * (hop - whole)  # apart from the whole samples, whose products would cost it its digits
         starts = count * whole.astype(int) + jnp.floor(rest).astype(int)
         # Frames behind the wave lie where the room ends, in zeros.
-        return jnp.minimum(starts, self._room(length) - self.points), (rest - jnp.floor(rest))[:, None]
+        return jnp.minimum(starts, self._room(length) - self.points), rest - jnp.floor(rest)
 
-    def _window(self, rest: Float[Array, "#n 1"]) -> Float[Array, "#n fft"]:
+    def _window(self, rest: Float[Array, "#n"], axes: int) -> Float[Array, "#n *_ fft"]:
+        """`rest` samples after the middle, for frames of so many axes."""
         length, _ = self.sizes()
-        phase = 0.5 + (jnp.arange(self.points) - self.points // 2 - rest) / length
+        phase = 0.5 + (jnp.arange(self.points) - self.points // 2 - _first(rest, axes)) / length
         inside = (phase >= 0) & (phase < 1)
         return jnp.where(inside, WINDOWS[self.window](jnp.where(inside, phase, 0.5), jnp), 0)
 
-    def _turned(self, spectrum: Complex[Array, "*b n f"], rest: Float[Array, "#n 1"]) -> Complex[Array, "*b n f"]:
+    def _turned(self, spectrum: Complex[Array, "n *b f"], rest: Float[Array, "#n"]) -> Complex[Array, "n *b f"]:
         """Phases that count from `rest` samples later."""
         if self.trained == "length":
             return spectrum
-        angles = 2 * np.pi / self.points * rest * jnp.arange(spectrum.shape[-1])
+        angles = 2 * np.pi / self.points * _first(rest, spectrum.ndim) * jnp.arange(spectrum.shape[-1])
         return spectrum * lax.complex(jnp.cos(angles), jnp.sin(angles))
 
     def _room(self, length: int) -> int:
@@ -169,14 +172,19 @@ def concentration(latent: Complex[Array, "*b n f c"]) -> Float[Array, "*b"]:
     return (energy**2).sum(axes) / energy.sum(axes) ** 2
 
 
-def _cut(wave: Float[Array, "*b t"], starts: Int[Array, " n"], size: int) -> Float[Array, "*b n size"]:
-    """Pieces of a wave."""
-    return jax.vmap(lambda start: lax.dynamic_slice_in_dim(wave, start, size, axis=-1), out_axes=-2)(starts)
+def _first(x: Float[Array, " n"], axes: int) -> Float[Array, "n *_"]:
+    """A value per frame, beside frames."""
+    return x.reshape(-1, *(1,) * (axes - 1))
 
 
-def _added(frames: Float[Array, "*b n size"], starts: Int[Array, " n"], length: int) -> Float[Array, "*b length"]:
+def _cut(wave: Float[Array, "*b t"], starts: Int[Array, " n"], size: int) -> Float[Array, "n *b size"]:
+    """Pieces of a wave; they come first, where sums over a batch, which gradients of windows are, are fast on a CPU."""
+    return jax.vmap(lambda start: lax.dynamic_slice_in_dim(wave, start, size, axis=-1))(starts)
+
+
+def _added(frames: Float[Array, "n *b size"], starts: Int[Array, " n"], length: int) -> Float[Array, "*b length"]:
     """Their sum in their places: the transpose of `_cut`."""
-    wave = jax.ShapeDtypeStruct((*frames.shape[:-2], length), frames.dtype)
+    wave = jax.ShapeDtypeStruct((*frames.shape[1:-1], length), frames.dtype)
     (total,) = jax.linear_transpose(lambda wave: _cut(wave, starts, frames.shape[-1]), wave)(frames)
     return total
 

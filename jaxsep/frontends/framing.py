@@ -1,5 +1,8 @@
 """What front ends on short-time spectra share: windows, frames that overlap, and their sum."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -21,6 +24,7 @@ PADDINGS = ("left", "reflect", "zeros")
 WEAK = 1e-3  # sum of squared windows that a sample can still be recovered from
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def framed(wave: Float[Array, "*b t"], frame: int, hop: int) -> Float[Array, "*b n frame"]:
     """Frames that start `hop` samples apart and end with the wave; its length and `frame` are multiples of `hop`."""
     # A frame is frame/hop consecutive blocks of hop samples: slices of one reshape, no gather.
@@ -29,14 +33,26 @@ def framed(wave: Float[Array, "*b t"], frame: int, hop: int) -> Float[Array, "*b
     return jnp.concatenate([blocks[..., k : k + count, :] for k in range(frame // hop)], axis=-1)
 
 
-def overlap_add(framed: Float[Array, "*b n frame"], hop: int) -> Float[Array, "*b t"]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def overlap_add(frames: Float[Array, "*b n frame"], hop: int) -> Float[Array, "*b t"]:
     """Sum of frames that start `hop` samples apart: pad and add blocks of hop samples."""
-    *batch, count, frame = framed.shape
+    *batch, count, frame = frames.shape
     overlap = frame // hop
-    blocks = framed.reshape(*batch, count, overlap, hop)
+    blocks = frames.reshape(*batch, count, overlap, hop)
     lead = [(0, 0)] * len(batch)
     total = sum(jnp.pad(blocks[..., k, :], [*lead, (k, overlap - 1 - k), (0, 0)]) for k in range(overlap))
     return jnp.reshape(total, (*batch, -1))
+
+
+# Each is the other's transpose. Found by JAX it would make as many copies of the frames as there are overlapping ones.
+framed.defvjp(
+    lambda wave, frame, hop: (framed(wave, frame, hop), None),
+    lambda frame, hop, _, gradient: (overlap_add(gradient, hop),),
+)
+overlap_add.defvjp(
+    lambda frames, hop: (overlap_add(frames, hop), frames.shape[-1]),
+    lambda hop, frame, gradient: (framed(gradient, frame, hop),),
+)
 
 
 def window_energy(window: Float[Array | np.ndarray, " frame"], hop: int, count: int) -> Float[Array, " t"]:
