@@ -163,7 +163,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
                 result = validate(state.variables)
             clock = {"seconds": round(time.perf_counter() - started, 3)}
             history.append([step, result.scores["sdr"]])
-            metrics_file.write(step, "valid", result.scores, clock)
+            metrics_file.write(step, "valid", result.scores | result.shapes, clock)
             write_card(folder)
             progress.valid(step, result.scores["sdr"])
             if board:

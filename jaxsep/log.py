@@ -38,7 +38,7 @@ class MetricsFile:
         except OSError as error:
             raise unwritable(path, error) from None
 
-    def write(self, step: int, kind: str, numbers: Mapping[str, float], clock: Mapping[str, float]) -> None:
+    def write(self, step: int, kind: str, numbers: Mapping[str, Any], clock: Mapping[str, float]) -> None:
         """Appends a line, so that SIGKILL cannot take it away any more.
 
         Raises:

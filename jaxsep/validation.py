@@ -28,9 +28,16 @@ EXCERPT = 10  # seconds of the first song, to look at and listen to
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Numbers by name (`sdr`, `sdr/<source>`, `loss`; `frontends.numbers`), and waves [t c] of an excerpt by name."""
+    """What there is to tell of variables.
+
+    Attributes:
+        scores: numbers by name: `sdr`, `sdr/<source>`, `loss`; those of `frontends.numbers`.
+        shapes: lists of numbers by name: `frontends.shapes`.
+        excerpt: waves [t c] by name.
+    """
 
     scores: dict[str, float]
+    shapes: dict[str, list[float]]
     excerpt: dict[str, Float[np.ndarray, "t c"]]
 
 
@@ -60,7 +67,7 @@ def make_validate(
         model = Model.from_parts(separator, variables, config)
         medians, losses, excerpt = [], [], {}
         for index, track in enumerate(tracks):
-            mix, references = _read(track, sources, config)
+            mix, references = read_song(track, sources, config)
             # Without the random shifts of scoring, as Demucs' authors validate: they cost their number.
             estimates = np.stack(list(model.separate(mix, config.sample_rate, shifts=0).values()))
             if isinstance(loss, Permuted):
@@ -78,12 +85,13 @@ def make_validate(
         scores = {"sdr": float(sdr.mean())}
         scores |= {f"sdr/{source}": float(value) for source, value in zip(sources, sdr, strict=True)}
         scores |= {"loss": float(np.concatenate(losses).mean())}
-        return Result(scores | frontends.numbers(separator.front, variables), excerpt)
+        scores |= frontends.numbers(separator.front, variables)
+        return Result(scores, frontends.shapes(separator.front, variables), excerpt)
 
     return validate
 
 
-def _read(
+def read_song(
     track: Track, sources: Mapping[str, Sequence[str]], config: Config
 ) -> tuple[Float[np.ndarray, "t c"], Float[np.ndarray, "s t c"]]:
     """The mixture and the sources of a whole song, with the model's rate and channels."""

@@ -390,7 +390,7 @@ def test_terminated_in_validation_and_in_float16(songs, tmp_path, capsys, monkey
     assert run_here(command(songs, whole, **sizes), capsys)[0] == 0
     words = command(songs, killed, **sizes)
     with monkeypatch.context() as patch:
-        patch.setattr(validation, "_read", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(validation, "read_song", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         before = signal.getsignal(signal.SIGTERM)
         status, _, err = run_here(words, capsys)
         assert status == 143 and err == ["terminated; the state is saved and the same command goes on from it"]

@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxsep.config import Config, choose, construct, defaults
 from jaxsep.errors import JaxsepError
 from jaxsep.frontends.adaptivestft import AdaptiveStft
@@ -25,6 +27,8 @@ FRONTS = {
     "identity": Identity,
     "learned": LearnedBank,
 }
+
+PLACES = 65  # of a window, to draw it
 
 
 def build(config: Config) -> Any:
@@ -65,6 +69,15 @@ def numbers(front: Any, variables: Mapping[str, Any]) -> dict[str, float]:
         return {}
     length, hop = front.apply({"params": variables["params"]["front"]}, method="sizes")
     return {"front/length": float(length), "front/hop": float(hop)}
+
+
+def shapes(front: Any, variables: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The window of a separator's front end at 65 places from its first sample to its last, where it is trained."""
+    if not isinstance(front, LearnableStft | AdaptiveStft) or front.trained in ("kernels", "hop"):
+        return {}
+    taps = np.asarray(front.apply({"params": variables["params"]["front"]}, method="analysis_window"))
+    places = np.linspace(0, len(taps) - 1, PLACES)
+    return {"front/window": np.interp(places, np.arange(len(taps)), taps).round(4).tolist()}
 
 
 def name_fields(config: Config, words: Sequence[str]) -> None:

@@ -88,6 +88,10 @@ class AdaptiveStft(Stft):
             length = length * jnp.exp(_bounded(self.length_ratio, low, high))
         return length, hop
 
+    def analysis_window(self) -> Float[Array, " fft"]:
+        """The window in the middle of what a frame may take, for one at a whole sample."""
+        return self._window(jnp.zeros(1), 2)[0]
+
     def frames(self, length: int) -> int:
         """Number of frames of a wave of `length` samples."""
         if self.padding == "left":

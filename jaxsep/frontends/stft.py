@@ -54,6 +54,10 @@ class Stft(Framed):
         """Number of frames of a wave of `length` samples."""
         return super().frames(length) + (self.padding != "left" and self._ends_weakly(length))
 
+    def analysis_window(self) -> Float[Array, " frame"]:
+        """The window that frames are multiplied with."""
+        return jnp.asarray(self._windows()[0])
+
     def check(self) -> None:
         """Linen modules are built unchecked.
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxsep.config import run_config
 from jaxsep.errors import JaxsepError
 from jaxsep.log import read_metrics
@@ -14,6 +16,7 @@ from jaxsep.scoring.significance import Records, read_records
 
 STUDY = "study.json"
 SPEED = "speed.json"
+FRONT = "front.npz"
 SCORES = Path("scores", "test")
 
 
@@ -29,7 +32,10 @@ class Run:
         curve: (step, validation SDR in dB) of each validation.
         steps: that it trained.
         step_seconds: of one step on the clock, the median over the lines of its log.
-        speed: as `speed.measure` returned it.
+        speed: as `measures.speed` returned it.
+        baselines: SDR of what is scored beside it, such as "scaled mixture", averaged over sources, by name, in dB.
+        windows: (step, window) of each validation, where the front end's window is trained (`frontends.shapes`).
+        front: as `measures.front_end` returned it.
     """
 
     folder: Path
@@ -40,6 +46,9 @@ class Run:
     steps: int = 0
     step_seconds: float = float("nan")
     speed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    baselines: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    windows: Sequence[tuple[int, Sequence[float]]] = ()
+    front: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +106,8 @@ def read(folder: Path) -> Results:
 
 def _read_run(folder: Path) -> Run:
     lines = read_metrics(folder / "metrics.jsonl")
-    curve = [(line["step"], line["sdr"]) for line in lines if line["kind"] == "valid"]
+    valid = [line for line in lines if line["kind"] == "valid"]
+    curve = [(line["step"], line["sdr"]) for line in valid]
     steps = max((line["step"] for line in lines), default=0)
     if not (folder / "config.json").is_file():
         return Run(folder, "not begun")
@@ -106,16 +116,17 @@ def _read_run(folder: Path) -> Run:
         return Run(folder, f"at step {steps} of {config.steps}" if steps < config.steps else "not scored", curve=curve)
     times = [line["time"]["examples_per_second"] for line in lines if line["kind"] == "train"]
     summary = json.loads((folder / SCORES / "summary.json").read_text(encoding="utf-8"))
+    median = "sdr_median_of_medians"
     return Run(
         folder,
         "done",
         read_records(folder / SCORES),
-        {
-            name: float("nan") if value is None else value
-            for name, value in summary["scores"]["sdr_median_of_medians"].items()
-        },
+        {name: float("nan") if value is None else value for name, value in summary["scores"][median].items()},
         curve,
         steps,
         statistics.median(config.data.batch_size / speed for speed in times if speed) if any(times) else float("nan"),
         json.loads((folder / SPEED).read_text(encoding="utf-8")),
+        {name: scores[median]["average"] for name, scores in summary.get("baselines", {}).items()},
+        [(line["step"], line["front/window"]) for line in valid if "front/window" in line],
+        dict(np.load(folder / FRONT)) if (folder / FRONT).is_file() else {},
     )

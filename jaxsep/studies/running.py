@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxsep import config as configs
 from jaxsep.errors import JaxsepError
 from jaxsep.studies.definition import Study, changed, run_name
-from jaxsep.studies.results import SPEED, STUDY, is_done
+from jaxsep.studies.results import STUDY, is_done
 from jaxsep.workdir import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,7 +96,7 @@ def _run(place: Path, config: configs.Config) -> str:
     for command in (
         ["train.py", f"--config={recipe}", f"--workdir={place}"],
         ["eval.py", f"--workdir={place}", "--backend=sdr"],
-        ["-m", "jaxsep.studies.speed", str(place), str(place / SPEED)],
+        ["-m", "jaxsep.studies.measures", str(place)],
     ):
         place.mkdir(exist_ok=True)
         if why := _logged(command, place / LOG):

@@ -27,7 +27,7 @@ def rows(results: Results) -> tuple[list[str], list[list[str]]]:
     """
     sources = results.sources
     header = [*results.cells[0].factors, "seeds", *(f"SDR {name}" for name in sources), "SDR", "95 % interval"]
-    header += ["difference", "p (Holm)", "parameters", "steps", *OF_TIME]
+    header += ["difference", "p (Holm)", "last fifth", "parameters", "steps", *OF_TIME]
     paired = _paired(results)
     corrected = dict(zip(paired, holm([found.p for found in paired.values()]), strict=True))
     body = []
@@ -39,6 +39,8 @@ def rows(results: Results) -> tuple[list[str], list[list[str]]]:
         row += [markdown.decibels(mean), f"{mean - half:.2f} to {mean + half:.2f}" if math.isfinite(half) else "-"]
         found = paired.get(cell.name)
         row += [f"{found.median:+.2f}", f"{corrected[cell.name]:.2g}"] if found and found.tracks else ["-", "-"]
+        rises = [last_fifth(run) for run in runs]
+        row += [f"{_mean(rises):+.2f}" if rises and np.isfinite(rises).all() else "-"]
         row += [f"{runs[0].speed['parameters']:,}", f"{runs[0].steps:,}"] if runs else ["-", "-"]
         step = _mean([run.step_seconds for run in runs])
         speed = _mean([run.speed["times_real_time"] for run in runs])
@@ -49,16 +51,21 @@ def rows(results: Results) -> tuple[list[str], list[list[str]]]:
 
 def render(results: Results) -> str:
     """The table in Markdown, and beneath it what it means and what is missing."""
-    tracks = sorted({name for cell in results.cells for run in cell.done for name in run.records})
-    devices = sorted({run.speed["device"] for cell in results.cells for run in cell.done})
+    tracks = sorted({name for run in _all_done(results) for name in run.records})
+    devices = sorted({run.speed["device"] for run in _all_done(results)})
     missing = [f"missing: {run.folder.name}, {run.state}" for cell in results.cells for run in _undone(cell)]
     reference = results.cells[0].factors[results.compare]
+    mixtures = sorted(
+        {run.baselines["scaled mixture"] for run in _all_done(results) if "scaled mixture" in run.baselines}
+    )
     notes = [
         f"SDR in dB on {len(tracks)} tracks of the test split: median over seconds, median over tracks, mean over "
         "seeds; interval: Student's t over seeds",
         f"difference: to {results.compare} {reference!r} with all else alike: median over tracks of the paired "
         "differences, each track's score averaged over sources and seeds; p: Wilcoxon signed-rank test, two-sided, "
         "corrected by Holm for all rows",
+        f"the mixture times the best gain for each source (scaled mixture): {', '.join(map(markdown.decibels, mixtures))}",
+        "last fifth: by how much validation SDR rose in the last fifth of the steps, mean over seeds",
         f"times: {', '.join(devices) or 'nothing is timed yet'}; step: the median over the log",
         *missing,
     ]
@@ -84,6 +91,12 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     if count < 2:
         return _mean(values), float("nan")
     return _mean(values), float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count))
+
+
+def last_fifth(run: Run) -> float:
+    """Validation SDR at the end less that at the last validation before the last fifth of the steps; NaN without."""
+    before = [sdr for step, sdr in run.curve if step <= 0.8 * run.steps]
+    return run.curve[-1][1] - before[-1] if before else float("nan")
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -120,6 +133,10 @@ def _paired(results: Results) -> dict[str, statistics.Paired]:
         tracks = sorted(one.keys() & other.keys())
         found[cell.name] = statistics.compare(_values(one, tracks), _values(other, tracks))
     return found
+
+
+def _all_done(results: Results) -> list[Run]:
+    return [run for cell in results.cells for run in cell.done]
 
 
 def _undone(cell: CellRuns) -> list[Run]:
