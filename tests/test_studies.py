@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from jaxsep import config as configs
 from jaxsep import losses, separator
 from jaxsep.cli import main
 from jaxsep.errors import JaxsepError
-from jaxsep.studies import definition, plots, results, running, table
+from jaxsep.studies import definition, measures, plots, results, running, table
 from jaxsep.studies.definition import Cell, Study, changed
 
 ROOT = Path(__file__).parent.parent
@@ -146,6 +147,9 @@ def scored(tmp_path):
             (run / results.SCORES / f"{song}.json").write_text(json.dumps({"targets": targets}))
         median = {"vocals": level + 2.5 + seed, "drums": level + 3.5 + seed, "average": level + 3 + seed}
         summary = {"scores": {"sdr_median_of_medians": median}}
+        summary["baselines"] = {
+            "scaled mixture": {"sdr_median_of_medians": {"vocals": 0.0, "drums": 1.0, "average": 0.5}}
+        }
         (run / results.SCORES / "summary.json").write_text(json.dumps(summary))
         speed = {"times_real_time": 10.0 + seed * 10, "parameters": 1234, "device": "cpu"}
         (run / results.SPEED).write_text(json.dumps(speed))
@@ -165,6 +169,7 @@ def test_the_table_says_what_came_out_and_what_is_missing(scored):
         "95 % interval": f"{3.05 - half:.2f} to {3.05 + half:.2f}",
         "difference": "-",
         "p (Holm)": "-",
+        "last fifth": "+1.00",
         "parameters": "1,234",
         "steps": "2",
         "ms / step": f"{1000 * (1 + 1 / 1.1) / 2:.0f}",
@@ -175,6 +180,7 @@ def test_the_table_says_what_came_out_and_what_is_missing(scored):
     assert second["p (Holm)"] == "0.031" and second["95 % interval"] == "-"  # 2 / 2^6
     text = table.render(results.read(scored))
     assert "missing: l2-seed1, at step 1 of 2" in text and text.count("missing:") == 1
+    assert "the mixture times the best gain for each source: 0.50 dB" in text
 
 
 def test_table_and_csv_are_written_alike(scored, capsys):
@@ -185,10 +191,21 @@ def test_table_and_csv_are_written_alike(scored, capsys):
     assert [*csv.reader(io.StringIO((scored / "table.csv").read_text()))] == [header, *rows]
 
 
-def test_pictures_show_every_cell(scored, monkeypatch, capsys):
-    shown = {}
-    monkeypatch.setattr(plots, "_save", lambda figure, path: shown.update({path.name: figure}))
+@pytest.fixture
+def shown(monkeypatch):
+    """The figures by name, as they are saved."""
+    figures = {}
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: figures.update({path.name: figure}))
+    monkeypatch.setattr(plots.plt, "close", lambda figure: None)
+    yield figures
+    monkeypatch.undo()
+    for figure in figures.values():
+        plots.plt.close(figure)
+
+
+def test_pictures_show_every_cell(scored, shown):
     assert main(["study", "plot", str(scored)]) == 0
+    assert [*shown] == ["curves.png", "boxes.png"]  # front ends are alike
     (axis,) = shown["curves.png"].axes
     curves = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
     assert curves == {"l1": [[1, 1], [2, 2]], "l2": [[1, 2]]}  # up to where all seeds are
@@ -198,8 +215,43 @@ def test_pictures_show_every_cell(scored, monkeypatch, capsys):
         line.get_xdata()[0] for line in drums.lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2
     ]
     assert {3.55 + 0.0, 4.5} <= {round(float(x), 2) for x in middles}
-    for figure in shown.values():
-        plots.plt.close(figure)
+
+
+def test_pictures_show_what_front_ends_have_become(scored, shown):
+    for name, response in {
+        "l1-seed0": [[1, 0.1], [0.5, 5]],
+        "l1-seed1": [[9, 9]],
+        "l2-seed0": [[0, 2], [4, 0.4]],
+    }.items():
+        values = {"response": np.array(response), "frequencies": np.array([0.0, 4000.0])}
+        np.savez(scored / name / results.FRONT, **values, concentration=np.array([0.001, 0.003]) * len(name[:2]))
+    lines = [
+        {"step": s, "kind": "valid", "sdr": float(s), "front/window": [0.0, float(s), 0.0], "time": {}} for s in (1, 2)
+    ]
+    path = scored / "l2-seed0" / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["study", "plot", str(scored)]) == 0
+    assert [*shown] == ["curves.png", "boxes.png", "responses.png", "sparsity.png", "windows.png"]
+    first, second, _ = shown["responses.png"].axes  # the last is the scale
+    np.testing.assert_allclose(first.images[0].get_array(), [[0, -20], [-20, 0]])  # of seed 0, as they were
+    np.testing.assert_allclose(second.images[0].get_array(), [[0, -20], [-60, 0]])  # sorted; no deeper than the floor
+    bars = [bar.get_width() for bar in shown["sparsity.png"].axes[0].patches]
+    assert bars == pytest.approx([4, 4])
+    (axis,) = shown["windows.png"].axes
+    assert [line.get_ydata().tolist() for line in axis.lines] == [[0, 1, 0], [0, 2, 0]]
+
+
+def test_what_a_front_end_does_is_measured(tmp_path):
+    """The STFT's response to a sine: half the window's sum in its bin, for Hann half of that in the next ones, nothing
+    beyond; one tone in a mixture is as concentrated as a Hann window's bins are, over the frames."""
+    config = changed(tiny(), front={"name": "stft", "frame": 64, "hop": 16, "bins": 32, "padding": "reflect"})
+    front = separator.build(config).front
+    response = measures.response(
+        lambda wave: front.apply({}, wave, method="encode"), front.span, np.array([0, 125, 1000, 1250]), config
+    )
+    assert response.shape == (33, 4)
+    np.testing.assert_allclose(response[8:13, 2:], [[16, 0], [8, 8], [0, 16], [0, 8], [0, 0]], atol=1e-4)
+    assert response[:, 1].argmax() == 1 and response[:, 0].argmax() == 0
 
 
 def test_what_is_no_study_is_refused(tmp_path, scored):

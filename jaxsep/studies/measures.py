@@ -74,16 +74,24 @@ def front_end(run: Path) -> dict[str, np.ndarray]:
         mix, _ = validation.read_song(track, sources, config)
         mixtures.append(mix[: int(SECONDS * config.sample_rate)])
     return {
-        "response": _response(encode, front.span, frequencies, config),
+        "response": response(encode, front.span, frequencies, config),
         "frequencies": frequencies,
         "concentration": np.array([_concentration(encode(jnp.asarray(mix[None], jnp.float32))) for mix in mixtures]),
     }
 
 
-def _response(encode: Any, span: int, frequencies: np.ndarray, config: Any) -> Float[np.ndarray, "n f"]:
+def response(encode: Any, span: int, frequencies: np.ndarray, config: Any) -> Float[np.ndarray, "n f"]:
+    """The size of each coefficient under sines of amplitude 1, root mean square over frames and away from the ends.
+
+    Args:
+        encode: a front end's, [b t c] to [b n f c] or [b n d].
+        span: samples that a frame sees.
+        frequencies: of the sines, in Hz.
+        config: sample rate and channels.
+    """
     phase = 2 * np.pi * frequencies[:, None] * np.arange(max(8 * span, SHORTEST)) / config.sample_rate
     waves = np.repeat(np.sin(phase + np.pi / 4)[..., None], config.channels, axis=-1)  # of any phase, also at the ends
-    size = np.abs(np.asarray(encode(waves.astype(np.float32))))  # [b n f c] or [b n d]
+    size = np.abs(np.asarray(encode(jnp.asarray(waves, jnp.float32))))  # [b n f c] or [b n d]
     size = size[..., 0] if size.ndim == 4 else size
     quarter = size.shape[1] // 4  # away from the ends, which windows do not fill
     return np.sqrt((size[:, quarter:-quarter] ** 2).mean(axis=1)).T

@@ -16,6 +16,7 @@ from jaxsep.workdir import write_text
 
 # Columns that another machine, or another day, fills otherwise.
 OF_TIME = ("ms / step", "x real time")
+SCALED = "scaled mixture"  # among the baselines that are scored beside a model
 
 
 def rows(results: Results) -> tuple[list[str], list[list[str]]]:
@@ -55,16 +56,14 @@ def render(results: Results) -> str:
     devices = sorted({run.speed["device"] for run in _all_done(results)})
     missing = [f"missing: {run.folder.name}, {run.state}" for cell in results.cells for run in _undone(cell)]
     reference = results.cells[0].factors[results.compare]
-    mixtures = sorted(
-        {run.baselines["scaled mixture"] for run in _all_done(results) if "scaled mixture" in run.baselines}
-    )
+    scaled = sorted({run.baselines[SCALED] for run in _all_done(results) if SCALED in run.baselines})
     notes = [
         f"SDR in dB on {len(tracks)} tracks of the test split: median over seconds, median over tracks, mean over "
         "seeds; interval: Student's t over seeds",
         f"difference: to {results.compare} {reference!r} with all else alike: median over tracks of the paired "
         "differences, each track's score averaged over sources and seeds; p: Wilcoxon signed-rank test, two-sided, "
         "corrected by Holm for all rows",
-        f"the mixture times the best gain for each source (scaled mixture): {', '.join(map(markdown.decibels, mixtures))}",
+        f"the mixture times the best gain for each source: {', '.join(map(markdown.decibels, scaled)) or '-'} dB",
         "last fifth: by how much validation SDR rose in the last fifth of the steps, mean over seeds",
         f"times: {', '.join(devices) or 'nothing is timed yet'}; step: the median over the log",
         *missing,
