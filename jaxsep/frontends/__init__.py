@@ -67,7 +67,7 @@ def numbers(front: Any, variables: Mapping[str, Any]) -> dict[str, float]:
     """What a separator's front end has become, where numbers say it: the window length and hop of `adaptive_stft`."""
     if not isinstance(front, AdaptiveStft):
         return {}
-    length, hop = front.apply({"params": variables["params"]["front"]}, method="sizes")
+    length, hop = np.asarray(front.apply({"params": variables["params"]["front"]}, method="sizes"))
     return {"front/length": float(length), "front/hop": float(hop)}
 
 

@@ -24,9 +24,18 @@ PADDINGS = ("left", "reflect", "zeros")
 WEAK = 1e-3  # sum of squared windows that a sample can still be recovered from
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def framed(wave: Float[Array, "*b t"], frame: int, hop: int) -> Float[Array, "*b n frame"]:
     """Frames that start `hop` samples apart and end with the wave; its length and `frame` are multiples of `hop`."""
+    return jnp.asarray(_framed(wave, frame, hop))
+
+
+def overlap_add(frames: Float[Array, "*b n frame"], hop: int) -> Float[Array, "*b t"]:
+    """Sum of frames that start `hop` samples apart."""
+    return jnp.asarray(_overlap_add(frames, hop))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _framed(wave: Array, frame: int, hop: int) -> Array:
     # A frame is frame/hop consecutive blocks of hop samples: slices of one reshape, no gather.
     blocks = wave.reshape(*wave.shape[:-1], -1, hop)
     count = blocks.shape[-2] - frame // hop + 1
@@ -34,8 +43,8 @@ def framed(wave: Float[Array, "*b t"], frame: int, hop: int) -> Float[Array, "*b
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def overlap_add(frames: Float[Array, "*b n frame"], hop: int) -> Float[Array, "*b t"]:
-    """Sum of frames that start `hop` samples apart: pad and add blocks of hop samples."""
+def _overlap_add(frames: Array, hop: int) -> Array:
+    # Blocks of hop samples, padded and added.
     *batch, count, frame = frames.shape
     overlap = frame // hop
     blocks = frames.reshape(*batch, count, overlap, hop)
@@ -45,11 +54,11 @@ def overlap_add(frames: Float[Array, "*b n frame"], hop: int) -> Float[Array, "*
 
 
 # Each is the other's transpose. Found by JAX it would make as many copies of the frames as there are overlapping ones.
-framed.defvjp(
+_framed.defvjp(
     lambda wave, frame, hop: (framed(wave, frame, hop), None),
     lambda frame, hop, _, gradient: (overlap_add(gradient, hop),),
 )
-overlap_add.defvjp(
+_overlap_add.defvjp(
     lambda frames, hop: (overlap_add(frames, hop), frames.shape[-1]),
     lambda hop, frame, gradient: (framed(gradient, frame, hop),),
 )

@@ -52,7 +52,7 @@ def speed(run: Path) -> dict[str, float | int | str]:
     }
 
 
-def front_end(run: Path) -> dict[str, np.ndarray]:
+def front_end(run: Path) -> dict[str, Any]:
     """What the run's front end does at the end of training.
 
     Returns:
@@ -103,7 +103,8 @@ def _concentration(latent: jax.Array) -> float:
 
 def measure(run: Path) -> Mapping[str, Any]:
     """Both, written into the run folder; returns the speed."""
-    np.savez_compressed(run / FRONT, **front_end(run))
+    front: dict[str, Any] = front_end(run)
+    np.savez_compressed(run / FRONT, **front)
     found = speed(run)
     write_text(run / SPEED, json.dumps(found) + "\n")
     return found

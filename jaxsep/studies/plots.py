@@ -99,7 +99,7 @@ def _boxes(results: Results) -> Figure:
 
 def _responses(results: Results) -> Figure:
     cells = [cell for cell in results.cells if cell.done and cell.done[0].front]
-    figure, axes = _grid(len(cells), sharex=True)
+    figure, axes = _grid(len(cells))
     for axis, cell in zip(axes, cells, strict=True):
         front = cell.done[0].front
         image = axis.imshow(
@@ -120,7 +120,7 @@ def _responses(results: Results) -> Figure:
 
 def _windows(results: Results) -> Figure:
     cells = [cell for cell in results.cells if cell.done and cell.done[0].windows]
-    figure, axes = _grid(len(cells), sharex=True, sharey=True)
+    figure, axes = _grid(len(cells))
     for axis, cell in zip(axes, cells, strict=True):
         windows = cell.done[0].windows
         for number, (step, window) in enumerate(windows):
@@ -154,12 +154,12 @@ def sorted_decibels(response: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "n 
     return relative[np.argsort(response.argmax(axis=1), kind="stable")]
 
 
-def _grid(count: int, **shared: bool) -> tuple[Figure, Sequence[Axes]]:
+def _grid(count: int) -> tuple[Figure, Sequence[Axes]]:
     """So many panels, in rows of up to five; the rest is left empty."""
     width = min(count, 5)
     height = -(-count // width)
     size = (3 * width + 1, 2.6 * height + 0.6)
-    figure, axes = plt.subplots(height, width, figsize=size, squeeze=False, layout="constrained", **shared)
+    figure, axes = plt.subplots(height, width, figsize=size, squeeze=False, sharex=True, layout="constrained")
     for axis in axes.flat[count:]:
         axis.set_axis_off()
     return figure, list(axes.flat[:count])
