@@ -2,9 +2,10 @@
 
     python benchmarks/frontends.py --system spleeter --rounds 5
 
-A step is that of `train.py`, forward, backward and optimiser, of a system's small variant (`--variant` has others),
-with the loss on a fixed STFT of the waves under all front ends. Candidates take turns, and the best of all rounds
-counts; both wall-clock and CPU seconds are printed, since on a machine with other work only the latter compare.
+A step is that of `train.py`, forward, backward and optimiser, of a system's small variant, or of another one
+(`--variant 4stems --batch 1` is Spleeter at paper width), with the loss on a fixed STFT of the waves under all front
+ends. Candidates take turns, and the best of all rounds counts; both wall-clock and CPU seconds are printed, since on a
+machine with other work only the latter compare.
 
 Full kernels are matrix products: beside the time that they add stands that of the same products alone, in both
 directions, of the encoded mixture and of the decoded sources.
@@ -33,10 +34,11 @@ FRONTS = {
 }
 
 
-def with_front(system: str, variant: str, front: dict[str, str]) -> configs.Config:
+def with_front(system: str, variant: str, batch: int, front: dict[str, str]) -> configs.Config:
     """The config of the variant on a front end."""
     config = configs.load_config(f"{system}.py:{variant}")
     with config.unlocked():
+        config.data.batch_size = batch
         bins = {key: config.front[key] for key in ("bins", "padding") if key in config.front}
         config.front = {"frame": 4096, "hop": 1024, **bins, **front}
         if losses.LOSSES[config.loss.name].domain == "magnitude":
@@ -98,10 +100,14 @@ def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--system", default="spleeter")
     parser.add_argument("--variant", default="demo")
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--fronts", nargs="+", default=list(FRONTS), choices=list(FRONTS))
     arguments = parser.parse_args()
-    made = {name: with_front(arguments.system, arguments.variant, FRONTS[name]) for name in arguments.fronts}
+    made = {
+        name: with_front(arguments.system, arguments.variant, arguments.batch, FRONTS[name])
+        for name in arguments.fronts
+    }
     candidates = {name: step_candidate(config) for name, config in made.items()}
     kernels = [name for name in made if "kernels" in name]
     for name in kernels:
