@@ -59,6 +59,7 @@ def defaults() -> Config:
             "loss": {
                 "name": "l1",
                 "mel_bins": 0,  # spectral losses: compare this many mel bands instead of bins; 0 = bins
+                "log_bins": 0,  # or bands at equal musical intervals
                 "beta": 1.0,  # smooth_l1: where the parabola becomes a line
                 "pit": False,  # losses on waves: under each example's best order of the estimates
                 # what spectral losses compare: the front end's "latents", an "stft" of the waves that is never trained,

@@ -13,10 +13,10 @@ from jax import Array
 from jaxtyping import Complex, Float, Int
 
 from jaxsep import frontends
+from jaxsep.bands import log_filters, mel_filters
 from jaxsep.config import Config, choose, construct, defaults
 from jaxsep.errors import JaxsepError
 from jaxsep.frontends import Stft
-from jaxsep.mel import mel_filters
 
 # Keeps ratios of energies finite: far below the energy of any audible second of sound.
 TINY = 1e-8
@@ -39,11 +39,13 @@ class _Spectral(Loss):
 
     Attributes:
         mel_bins: number of mel bands that the magnitudes are summed into first; 0 = none.
-        rate, frame: sample rate and window length of the spectrum, for the mel bands.
+        log_bins: number of bands at equal musical intervals instead; 0 = none.
+        rate, frame: sample rate and window length of the spectrum, for the bands.
         htk: HTK's mel scale instead of Slaney's.
     """
 
     mel_bins: int = 0
+    log_bins: int = 0
     rate: int = 44100
     frame: int = 4096
     htk: bool = False
@@ -69,9 +71,17 @@ class _Spectral(Loss):
 
     def _magnitude(self, z: Array) -> Array:
         magnitude = jnp.abs(z)
-        if not self.mel_bins:
+        size = z.shape[3], self.rate, self.frame
+        if self.mel_bins and self.log_bins:
+            raise JaxsepError(
+                f"loss.mel_bins={self.mel_bins}, loss.log_bins={self.log_bins}: choose one, the other is 0"
+            )
+        if self.mel_bins:
+            bands = mel_filters(self.mel_bins, *size, self.htk)
+        elif self.log_bins:
+            bands = log_filters(self.log_bins, *size)
+        else:
             return magnitude
-        bands = mel_filters(self.mel_bins, z.shape[3], self.rate, self.frame, self.htk)
         return jnp.einsum("bsnfc,fm->bsnmc", magnitude, bands)
 
 

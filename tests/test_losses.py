@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsep.bands import log_filters, mel_filters
 from jaxsep.errors import JaxsepError
 from jaxsep.losses import LOSSES, build
-from jaxsep.mel import mel_filters
 
 SPECTRAL = ("l1", "weighted_l1", "smooth_l1", "l2")
 
@@ -196,13 +196,33 @@ def test_mel_filters_by_their_definition(htk, bins):
     np.testing.assert_allclose(mel_filters(bands, bins, rate, frame, htk), expected, rtol=1e-4, atol=1e-8)
 
 
+def test_log_bands_are_as_wide_as_they_are_high():
+    """A tone an interval higher falls into the band as many further; where bins are wider than bands, none is empty."""
+    rate, frame, bands, lowest = 44100, 4096, 60, 30.0
+    filters = log_filters(bands, 2049, rate, frame, lowest)
+    ratio = (rate / 2 / lowest) ** (1 / (bands + 1))
+    hertz = np.arange(2049) * rate / frame
+    centres = lowest * ratio ** np.arange(1, bands + 1)
+    np.testing.assert_array_less(np.abs(hertz[filters.argmax(axis=0)] - centres), rate / frame)
+    high = centres > 500  # bands of many bins: unit area over Hz, the mean at that of the three edges
+    np.testing.assert_allclose(filters[:, high].sum(axis=0) * rate / frame, 1, rtol=0.05)
+    means = (hertz[:, None] * filters).sum(axis=0) / filters.sum(axis=0)
+    np.testing.assert_allclose(means[high], (centres * (1 / ratio + 1 + ratio) / 3)[high], rtol=5e-3)
+    assert (filters.max(axis=0) > 0).all() and filters[0].max() == 0
+    for bin in (3, 40, 700):  # what is between the first centre and the last one lies in two bands, at least
+        assert (filters[bin] > 0).sum() >= 2 or np.isclose(hertz[bin], centres, rtol=1e-3).any()
+    with pytest.raises(JaxsepError, match="no bands between 30 and 20 Hz"):
+        log_filters(4, 3, 10, 1)
+
+
 @pytest.mark.parametrize("name", SPECTRAL)
-def test_mel_losses_compare_bands(name):
+@pytest.mark.parametrize(("key", "filters"), [("mel_bins", mel_filters), ("log_bins", log_filters)])
+def test_losses_on_bands_compare_bands(name, key, filters):
     estimate, reference = (jnp.abs(noise(1, 2, 3, 65, 2, seed=seed)) for seed in (0, 1))
-    bands = mel_filters(8, 65, 8000, 128)
-    mel = [jnp.asarray(np.einsum("bsnfc,fm->bsnmc", np.asarray(x), bands)) for x in (estimate, reference)]
-    loss = build({"name": name, "mel_bins": 8, "rate": 8000, "frame": 128})
-    np.testing.assert_allclose(loss(estimate, reference), build({"name": name})(*mel), rtol=1e-5)
+    bands = filters(8, 65, 8000, 128)
+    summed = [jnp.asarray(np.einsum("bsnfc,fm->bsnmc", np.asarray(x), bands)) for x in (estimate, reference)]
+    loss = build({"name": name, key: 8, "rate": 8000, "frame": 128})
+    np.testing.assert_allclose(loss(estimate, reference), build({"name": name})(*summed), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -221,6 +241,8 @@ def test_wrong_specs(spec, words):
 def test_wrong_inputs():
     with pytest.raises(JaxsepError, match="use a loss on waves"):
         build({"name": "l1"})(jnp.zeros((1, 1, 10, 2)), jnp.zeros((1, 1, 10, 2)))
+    with pytest.raises(JaxsepError, match=r"choose one"):
+        build({"name": "l1", "mel_bins": 4, "log_bins": 4})(*[jnp.zeros((1, 1, 2, 65, 1))] * 2)
     with pytest.raises(JaxsepError, match="bands lie between the bins"):
         mel_filters(200, 257, 44100, 512)
 

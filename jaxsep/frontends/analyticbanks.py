@@ -14,11 +14,11 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Complex, Float
 
+from jaxsep.bands import hertz_to_mel, mel_to_hertz
 from jaxsep.errors import JaxsepError
 from jaxsep.frontends.framed import Framed
 from jaxsep.frontends.framing import window_energy
 from jaxsep.frontends.kernels import check_constraint, constrained, product
-from jaxsep.mel import hertz_to_mel, mel_to_hertz
 
 SYNTHESES = ("free", "pinv")
 LOWEST, MARGIN = 30.0, 50.0  # Hz: asteroid's first frequency, and its least low frequency and least band
