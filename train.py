@@ -50,7 +50,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
     import jax
     import numpy as np
 
-    from jaxsep import log, losses, memory, nonfinite, optim, precision, separator, training, validation
+    from jaxsep import initialisation, log, losses, memory, nonfinite, optim, precision, separator, training, validation
     from jaxsep.cache import keep_compiled
     from jaxsep.card import write_card
     from jaxsep.checkpoint import Checkpoints, load_start
@@ -69,6 +69,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
     # --- Model, loss, optimiser ---------------------------------------------------------------------------
     model = separator.build(config)
     precision.check_layers(model, config)
+    initialisation.check(config)
     loss = losses.from_config(config)
     terms = ("target",) if config.data.conditions else tuple(sources)  # what the loss is logged for
     optimiser = optim.build(config.optim, config.steps, model.policy.float16)

@@ -35,6 +35,10 @@ def defaults() -> Config:
             "paper": {"title": "", "year": 0, "url": "", "score": ""},
             "seed": 0,
             "init": "",  # run folder whose best weights training starts from; "" = fresh ones
+            "initial": {  # of fresh weights: jaxsep/initialisation.py
+                "kernels": "paper",  # as the system's public code has them, or alike for all: kaiming | xavier
+                "rescale": 0.0,  # Demucs' reference a for their deviation; 0 = as they are
+            },
             "sources": "vocals,drums,bass,other",
             "sample_rate": 44100,
             "channels": 2,

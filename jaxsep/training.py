@@ -26,6 +26,7 @@ from jaxtyping import PyTree
 from jaxsep.config import Config, choose, parse_sources
 from jaxsep.data.statistics import Statistics
 from jaxsep.errors import JaxsepError
+from jaxsep.initialisation import initialise
 from jaxsep.loss_scale import TOLERATED, LossScale
 from jaxsep.losses import Loss, partly
 from jaxsep.optim import Optimiser
@@ -157,8 +158,7 @@ def init_state(
 
     def create() -> TrainState:
         key = jax.random.key(config.seed)
-        mix = jnp.zeros((1, config.data.segment, config.channels))
-        variables = separator.init(jax.random.fold_in(key, 0), mix, None, False)
+        variables = initialise(separator, config, jax.random.fold_in(key, 0))
         params = variables["params"]
         if statistics is not None:
             mean, std = (jnp.asarray(values) for values in statistics)

@@ -61,7 +61,8 @@ def test_the_fingerprint_is_of_what_results_depend_on():
     )
     assert moved.fingerprint == study().fingerprint
     longer = Study("Losses", "loss", [dataclasses.replace(c, config=changed(c.config, steps=3)) for c in study().cells])
-    assert len({study().fingerprint, longer.fingerprint, study(seeds=(1,)).fingerprint}) == 3
+    ideal = Study("Losses", "loss", [dataclasses.replace(cell, phase="ideal") for cell in study().cells])
+    assert len({made.fingerprint for made in (study(), longer, ideal, study(seeds=(1,)))}) == 4
 
 
 @pytest.mark.parametrize(
@@ -91,10 +92,10 @@ def test_the_studies_of_the_suite_differ_in_what_they_name(variant):
         assert len({json.dumps(front, sort_keys=True) for front in fronts}) == len(fronts)
 
 
-@pytest.mark.parametrize("variant", ["losses", "masks", "levels", "precision"])
+@pytest.mark.parametrize("variant", ["losses", "masks", "levels", "precision", "phase", "initialisation"])
 def test_the_report_asks_one_question_at_a_time_and_every_cell_can_be_built(variant):
     made = definition.load_study(f"configs/studies/report.py:{variant}")
-    values = [cell.config.to_dict() for cell in made.cells]
+    values = [[cell.config.to_dict(), cell.phase] for cell in made.cells]
     assert len({json.dumps(value, sort_keys=True) for value in values}) == len(values) >= 2
     for cell in made.cells:
         separator.build(cell.config)
@@ -273,15 +274,15 @@ def test_a_shard_that_there_is_not_is_refused(shard, capsys):
 
 def test_shards_share_the_runs_and_none_is_left(monkeypatch, tmp_path):
     done = []
-    monkeypatch.setattr(running, "_run", lambda place, config: done.append(place.name) or "")
+    monkeypatch.setattr(running, "_run", lambda place, config, phase: done.append(place.name) or "")
     for index in (1, 2, 3):
         assert running.run(study(seeds=(0, 1)), tmp_path / "study", (index, 3), say=lambda line: None) == {}
     assert sorted(done) == ["l1-seed0", "l1-seed1", "l2-seed0", "l2-seed1"]
 
 
 def test_a_study_is_run_and_what_fails_is_named(tmp_path, capsys):
-    """One cell is a real training; the other has an optimiser that there is not."""
-    cells = [Cell({"loss": "l1"}, tiny()), Cell({"loss": "none"}, tiny(optim__name="adm"))]
+    """One cell is a real training, scored with ideal phases; the other has an optimiser that there is not."""
+    cells = [Cell({"loss": "l1"}, tiny(), "ideal"), Cell({"loss": "none"}, tiny(optim__name="adm"))]
     made = Study("Losses", "loss", cells, seeds=(0,))
     failed = running.run(made, tmp_path / "study", say=lambda line: None)
     assert [*failed] == ["none-seed0"] and "'adm' is unknown" in failed["none-seed0"]
@@ -292,6 +293,8 @@ def test_a_study_is_run_and_what_fails_is_named(tmp_path, capsys):
         "drums",
         "average",
     }
+    scored = json.loads((tmp_path / "study" / "l1-seed0" / results.SCORES / "summary.json").read_text())
+    assert "ideal phase" in json.dumps(scored)
     assert good.runs[0].speed["times_real_time"] > 1 and good.runs[0].step_seconds > 0
     assert (tmp_path / "study" / "songs").is_dir() and not (tmp_path / "study" / "l1-seed0" / "songs").exists()
     again = []

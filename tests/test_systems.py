@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxsep import config as configs
-from jaxsep import losses, separator
+from jaxsep import initialisation, losses, separator
 from jaxsep.errors import JaxsepError
 from jaxsep.frontends import Identity, Stft
 from jaxsep.models import MODELS
@@ -212,6 +212,14 @@ def test_gradients_reach_every_parameter(system):
     assert not unexpected
     for name in allowed:
         assert any(name in path.split("/") for path in dead), f"{name} is not dead: take it off the list"
+
+
+def test_every_matrix_is_a_kernel_or_a_table(system):
+    """So that `config.initial` draws all that multiplies: what is neither is a gain, or drawn as the system does."""
+    leaves = jax.tree_util.tree_leaves_with_path(system.variables["params"]["net"])
+    names = {path[-1].key for path, leaf in leaves if leaf.ndim > 1}
+    kernels = {name for name in names if initialisation.is_kernel(None, name)} | {"input", "recurrent"}  # of LSTMs
+    assert kernels & names and names - kernels <= {"table", "embedding", "keys", "scale", "bias"}
 
 
 def test_exchanged_channels_come_out_exchanged(system):

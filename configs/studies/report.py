@@ -1,4 +1,4 @@
-"""What a comparative study of separation systems asked, on one system: losses, masks, depth, precision.
+"""What a comparative study of separation systems asked, on one system: losses, masks, depth, precision, phase, start.
 
 Each question is a variant, on the small Spleeter of `configs/spleeter.py:demo` and built-in songs, so that one machine
 answers it; the study's own recipe for long trainings is `configs/spleeter.py:report`.
@@ -6,7 +6,9 @@ answers it; the study's own recipe for long trainings is `configs/spleeter.py:re
     jaxsep study run configs/studies/report.py:losses --workdir runs/losses
 
 Variants: `losses` (L1, amplitude-weighted L1, smooth L1, L2, L1 on mel bands, SI-SDR), `masks` (a sigmoid for each
-source against a softmax over all), `levels` (four against five of them), `precision` (float32 against bfloat16).
+source against a softmax over all), `levels` (four against five of them), `precision` (float32 against bfloat16 and
+float16), `phase` (what is lost by the mixture's phases: the same magnitudes scored with those of the true sources),
+`initialisation` (the kernels of Spleeter's code against He's, Glorot's, and its own rescaled as Demucs').
 """
 
 from jaxsep.config import Config, choose, load_config
@@ -24,7 +26,14 @@ QUESTIONS = {
     },
     "masks": {"sigmoid": {"head__activation": "sigmoid"}, "softmax": {"head__activation": "softmax"}},
     "levels": {"four": {"model__channels": (8, 16, 32, 64)}, "five": {"model__channels": (8, 16, 32, 64, 128)}},
-    "precision": {"float32": {"precision": "float32"}, "bfloat16": {"precision": "bfloat16"}},
+    "precision": {name: {"precision": name} for name in ("float32", "bfloat16", "float16")},
+    "phase": {"mixture": {}, "ideal": {}},
+    "initialisation": {
+        "paper": {"initial__kernels": "paper"},
+        "kaiming": {"initial__kernels": "kaiming"},
+        "xavier": {"initial__kernels": "xavier"},
+        "rescaled": {"initial__rescale": 0.1},
+    },
 }
 
 
@@ -32,5 +41,6 @@ def get_study(variant: str = "losses") -> Study:
     """The study of a question."""
     levels = choose(QUESTIONS, variant, "variant of configs/studies/report.py")
     demo: Config = load_config("configs/spleeter.py:demo")
-    cells = [Cell({variant: level}, changed(demo, **changes)) for level, changes in levels.items()]
+    phases = {level: level if variant == "phase" else "mixture" for level in levels}
+    cells = [Cell({variant: level}, changed(demo, **changes), phases[level]) for level, changes in levels.items()]
     return Study(f"Report: {variant}", variant, cells)

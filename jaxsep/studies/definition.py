@@ -23,10 +23,12 @@ class Cell:
     Attributes:
         factors: what differs between cells, by name, such as {"system": "spleeter", "front": "stft"}.
         config: of its trainings, but for the seed.
+        phase: with which they are scored, as eval.py takes it: mixture, or ideal.
     """
 
     factors: Mapping[str, str]
     config: configs.Config
+    phase: str = "mixture"
 
     @property
     def name(self) -> str:
@@ -78,7 +80,13 @@ class Study:
     def fingerprint(self) -> str:
         """Of all that results depend on."""
         runs = {name: _without_places(config.to_dict()) for name, config in self.configs().items()}
-        return hashlib.sha256(json.dumps([self.compare, runs], sort_keys=True).encode()).hexdigest()[:16]
+        scored = {cell.name: cell.phase for cell in self.cells if cell.phase != "mixture"}
+        text = json.dumps([self.compare, runs, *([scored] if scored else [])], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def phases(self) -> dict[str, str]:
+        """With which phase each training is scored, by its name."""
+        return {run_name(cell.name, seed): cell.phase for seed in self.seeds for cell in self.cells}
 
 
 def run_name(cell: str, seed: int) -> str:

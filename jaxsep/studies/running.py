@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxsep import config as configs
 from jaxsep.errors import JaxsepError
 from jaxsep.studies.definition import Study, changed, run_name
-from jaxsep.studies.results import STUDY, is_done
+from jaxsep.studies.results import SCORES, STUDY, is_done
 from jaxsep.workdir import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,14 +42,14 @@ def run(
     folder = folder.absolute()
     _claim(study, folder)
     runs = list(study.configs().items())[shard[0] - 1 :: shard[1]]
-    failed = {}
+    failed, phases = {}, study.phases()
     for number, (name, config) in enumerate(runs, 1):
         place = folder / name
         if is_done(place):
             say(f"[{number}/{len(runs)}] {name}: done before")
             continue
         say(f"[{number}/{len(runs)}] {name}")
-        if why := _run(place, _placed(config, folder)):
+        if why := _run(place, _placed(config, folder), phases[name]):
             failed[name] = why
             say(f"{name}: failed: {why}; see {place / LOG}")
     return failed
@@ -89,13 +89,13 @@ def _placed(config: configs.Config, folder: Path) -> configs.Config:
     return changed(config, data__root=str(folder / "songs")) if made else config
 
 
-def _run(place: Path, config: configs.Config) -> str:
+def _run(place: Path, config: configs.Config, phase: str) -> str:
     """Trains, scores and times; what failed, or ""."""
     recipe = place.with_suffix(".json")
     write_text(recipe, configs.to_json(config))
     for command in (
         ["train.py", f"--config={recipe}", f"--workdir={place}"],
-        ["eval.py", f"--workdir={place}", "--backend=sdr"],
+        ["eval.py", f"--workdir={place}", "--backend=sdr", f"--phase={phase}", f"--out={place / SCORES}"],
         ["-m", "jaxsep.studies.measures", str(place)],
     ):
         place.mkdir(exist_ok=True)
