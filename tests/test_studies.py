@@ -170,6 +170,7 @@ def test_the_table_says_what_came_out_and_what_is_missing(scored):
         "95 % interval": f"{3.05 - half:.2f} to {3.05 + half:.2f}",
         "difference": "-",
         "p (Holm)": "-",
+        "valid": "2.00",
         "last fifth": "+1.00",
         "parameters": "1,234",
         "steps": "2",

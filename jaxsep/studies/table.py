@@ -28,7 +28,7 @@ def rows(results: Results) -> tuple[list[str], list[list[str]]]:
     """
     sources = results.sources
     header = [*results.cells[0].factors, "seeds", *(f"SDR {name}" for name in sources), "SDR", "95 % interval"]
-    header += ["difference", "p (Holm)", "last fifth", "parameters", "steps", *OF_TIME]
+    header += ["difference", "p (Holm)", "valid", "last fifth", "parameters", "steps", *OF_TIME]
     paired = _paired(results)
     corrected = dict(zip(paired, holm([found.p for found in paired.values()]), strict=True))
     body = []
@@ -41,6 +41,7 @@ def rows(results: Results) -> tuple[list[str], list[list[str]]]:
         found = paired.get(cell.name)
         row += [f"{found.median:+.2f}", f"{corrected[cell.name]:.2g}"] if found and found.tracks else ["-", "-"]
         rises = [last_fifth(run) for run in runs]
+        row += [markdown.decibels(_mean([run.curve[-1][1] for run in runs]))]
         row += [f"{_mean(rises):+.2f}" if rises and np.isfinite(rises).all() else "-"]
         row += [f"{runs[0].speed['parameters']:,}", f"{runs[0].steps:,}"] if runs else ["-", "-"]
         step = _mean([run.step_seconds for run in runs])
@@ -64,7 +65,8 @@ def render(results: Results) -> str:
         "differences, each track's score averaged over sources and seeds; p: Wilcoxon signed-rank test, two-sided, "
         "corrected by Holm for all rows",
         f"the mixture times the best gain for each source: {', '.join(map(markdown.decibels, scaled)) or '-'} dB",
-        "last fifth: by how much validation SDR rose in the last fifth of the steps, mean over seeds",
+        "valid: SDR on the validation songs after the last step; last fifth: by how much it rose in the last fifth of "
+        "the steps; means over seeds",
         f"times: {', '.join(devices) or 'nothing is timed yet'}; step: the median over the log",
         *missing,
     ]
