@@ -82,7 +82,7 @@ def test_a_study_that_makes_no_sense_is_refused(cells, said):
         Study("t", "loss", cells)
 
 
-@pytest.mark.parametrize("variant", ["demos", "smoke"])
+@pytest.mark.parametrize("variant", ["demos", "small", "smoke"])
 def test_the_studies_of_the_suite_differ_in_what_they_name(variant):
     made = definition.load_study(f"configs/studies/frontends.py:{variant}")
     for name in dict.fromkeys(cell.factors["system"] for cell in made.cells):
@@ -97,6 +97,17 @@ def test_the_report_asks_one_question_at_a_time_and_every_cell_can_be_built(vari
     made = definition.load_study(f"configs/studies/report.py:{variant}")
     values = [[cell.config.to_dict(), cell.phase] for cell in made.cells]
     assert len({json.dumps(value, sort_keys=True) for value in values}) == len(values) >= 2
+    for cell in made.cells:
+        separator.build(cell.config)
+        losses.from_config(cell.config)
+
+
+def test_the_study_of_precisions_differs_in_nothing_else():
+    made = definition.load_study("configs/studies/precision.py")
+    for name in ("spleeter", "open_unmix", "conv_tasnet", "demucs"):
+        same = [cell.config.to_dict() for cell in made.cells if cell.factors["system"] == name]
+        assert [config.pop("precision") for config in same] == ["float32", "bfloat16", "float16"]
+        assert same[0] == same[1] == same[2] and same[0]["model"]["name"] == name
     for cell in made.cells:
         separator.build(cell.config)
         losses.from_config(cell.config)
