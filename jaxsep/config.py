@@ -127,6 +127,7 @@ def defaults() -> Config:
                 "clip": 0.0,  # largest global norm of the gradient; 0 = off
                 "accumulate": 1,  # micro-batches that one step averages
                 "ema": 0.0,  # decay of the averaged weights; 0 = off
+                "parts": "",  # rates of parts, relative: "net/*/conv*=0, net/vocals=0.1"; 0 = frozen: jaxsep/parts.py
                 "front": {  # of a front end that is trained
                     "rate": 1.0,  # its learning rate, relative to that of the net
                     "first": 0,  # step after which it moves; before, the net gets used to it

@@ -7,7 +7,6 @@ logged and where the plateau rule, which follows the validation and not the step
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
@@ -15,6 +14,7 @@ from jaxtyping import Float32, Int, PyTree
 
 from jaxsep.config import Config, choose
 from jaxsep.errors import JaxsepError
+from jaxsep.parts import Parts, parse_parts
 
 # Gradients that float16 rounds to 0 leave Adam second moments that are noise, and it would divide by their root.
 FLOAT16_EPS = 1e-4
@@ -26,15 +26,19 @@ Schedule = Callable[[Int[Array, ""]], Float32[Array, ""]]
 class Optimiser:
     """How parameters move: `params - learning_rate(step) * scale * directions`, those of the front end times `front`.
 
+    Parts may have rates of their own, see `parts.py`.
+
     Attributes:
         directions: clips gradients by their global norm and turns them into directions.
         learning_rate: by the number of finished steps, before the plateau rule.
         front: what the front end's learning rate is multiplied by, alike.
+        parts: what the learning rates of parts are multiplied by.
     """
 
     directions: optax.GradientTransformation
     learning_rate: Schedule
     front: Schedule = lambda step: jnp.float32(1)
+    parts: Parts = dataclasses.field(default_factory=Parts)
 
     def moved(
         self, params: Mapping[str, PyTree], directions: Mapping[str, PyTree], step: Array, scale: Array
@@ -49,11 +53,11 @@ class Optimiser:
         """
         rate = self.learning_rate(step) * scale
 
-        def move(part: str) -> PyTree:
-            own = rate * self.front(step) if part == "front" else rate
-            return jax.tree.map(lambda p, d: p - own * d, params[part], directions[part])
+        def move(path: str, factor: float, param: Array, direction: Array) -> Array:
+            own = rate * self.front(step) if path.startswith("front/") else rate
+            return param - own * factor * direction
 
-        return {part: move(part) for part in params}
+        return self.parts.map(move, params, directions)
 
 
 def _adam(optim: Config) -> optax.GradientTransformation:
@@ -174,7 +178,7 @@ def build(optim: Config, steps: int, float16: bool = False) -> Optimiser:
     directions = choose(OPTIMISERS, optim.name, "optim.name")(optim)
     clip = optax.clip_by_global_norm(optim.clip) if optim.clip else optax.identity()
     rate = choose(SCHEDULES, schedule.name, "optim.schedule.name")(optim, steps)
-    return Optimiser(optax.chain(clip, directions), rate, _front(optim.front))
+    return Optimiser(optax.chain(clip, directions), rate, _front(optim.front), parse_parts(optim.parts))
 
 
 def plateau_scale(scores: Sequence[float], schedule: Config) -> float:

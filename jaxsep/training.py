@@ -30,6 +30,7 @@ from jaxsep.initialisation import initialise
 from jaxsep.loss_scale import TOLERATED, LossScale
 from jaxsep.losses import Loss, partly
 from jaxsep.optim import Optimiser
+from jaxsep.parts import parse_parts
 from jaxsep.precision import parse_policy
 
 # {"mix": [b t c], "sources": [b s t c]}, conditioned systems' "targets": [b k s], with unlabeled music "known": [b s]
@@ -154,12 +155,16 @@ def init_state(
         config: of the run.
         mesh: the devices.
         statistics: of the training data, for nets that want them (`separator.wants_statistics`).
+
+    Raises:
+        JaxsepError: a pattern of `optim.parts` that matches nothing.
     """
 
     def create() -> TrainState:
         key = jax.random.key(config.seed)
         variables = initialise(separator, config, jax.random.fold_in(key, 0))
         params = variables["params"]
+        optimiser.parts.check(params)
         if statistics is not None:
             mean, std = (jnp.asarray(values) for values in statistics)
             params = {**params, "net": separator.net.with_statistics(params["net"], mean, std)}
@@ -276,12 +281,15 @@ def make_objective(separator: Any, loss: Loss, config: Config) -> Callable:
     differentiated, take the place of the state's.
     """
     forward = make_losses(separator, loss, config.data.unlabeled.weight, config.optim.front.reconstruction)
+    parts = parse_parts(config.optim.parts)
 
     def objective(
         params: PyTree, state: TrainState, batch_stats: PyTree, batch: Batch, part: int | Array
     ) -> tuple[Array, tuple[Array, PyTree]]:
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), part)
-        losses, batch_stats = forward({"params": params, "batch_stats": batch_stats}, batch, True, key)
+        variables = {"params": parts.stopped(params), "batch_stats": batch_stats}
+        with parts.norms():
+            losses, batch_stats = forward(variables, batch, True, key)
         mean = losses.mean()
         return mean if state.loss_scale is None else mean * state.loss_scale.scale, (losses, batch_stats)
 
