@@ -1,6 +1,8 @@
 """LearnableStft: before training it is `Stft`, afterwards the sums that its docstring writes down."""
 
 import functools
+import importlib.util
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,19 @@ from jaxsep.errors import JaxsepError
 from jaxsep.frontends import LearnableStft, Stft
 
 FRAME, HOP, LENGTH = 64, 16, 301
+KERNELS = ("wcos", "wsin")  # nnAudio's
+
+GOLDEN = Path(__file__).parent / "golden"
+spec = importlib.util.spec_from_file_location("make_filterbanks", GOLDEN / "make_filterbanks.py")
+assert spec is not None and spec.loader is not None
+make = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(make)
+
+
+@functools.cache
+def golden():
+    with np.load(GOLDEN / "filterbanks.npz") as file:
+        return dict(file)
 
 
 def noise(*shape, seed=0):
@@ -73,6 +88,39 @@ def test_at_the_published_size_it_is_stft():
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 4096 * 2 * 1024
     for ours, fixed in zip(applied(front, variables, wave), applied(front.untrained(), {}, wave), strict=True):
         assert float(jnp.abs(ours - fixed).max()) <= 1e-5 * float(jnp.abs(fixed).max())
+
+
+def test_asteroids_stft_is_its_kernels_under_a_root_hann_window():
+    """asteroid divides by half the root of frame x points / hop, and bins that stand for themselves by a root of 2."""
+    front = LearnableStft(64, 16, window="sqrt_hann", trained="both", padding="zeros")
+    params = initial(front, jnp.asarray(make.draw("wave", (1, 1, make.SAMPLES))[0].T))["params"]
+    kernels = np.asarray(params["window"])[:, None, None] * np.asarray(params["kernels"])
+    scale = np.full(33, 1 / (0.5 * np.sqrt(64 * 64 / 16)))
+    scale[[0, 32]] /= np.sqrt(2)
+    real, imaginary = golden()["stft/filters"].reshape(2, 33, 64)
+    np.testing.assert_allclose((kernels * scale)[:, 0].T, real, atol=1e-6)
+    np.testing.assert_allclose((kernels * scale)[:, 1].T, imaginary, atol=1e-6)
+    wave = jnp.asarray(make.draw("wave", (1, 1, make.SAMPLES))[0].T)
+    latent = np.asarray(applied(front, {"params": params}, wave)[0])[2:-2, :, 0].T * scale[:, None]  # whole frames
+    real, imaginary = golden()["stft/coefficients"].reshape(2, 33, -1)
+    np.testing.assert_allclose(latent.real[:, : real.shape[1]], real, atol=1e-5)
+    np.testing.assert_allclose(latent.imag[:, : real.shape[1]], imaginary, atol=1e-5)
+
+
+def test_trained_kernels_give_what_nnaudios_trainable_stft_gives():
+    """nnAudio folds the window into its kernels, which at the start are ours; trained ones stand under a window of 1."""
+    front = LearnableStft(64, 16, trained="both", padding="reflect")
+    wave = jnp.asarray(make.draw("wave", (1, 1, make.SAMPLES))[0].T)
+    params = initial(front, wave)["params"]
+    start = np.asarray(params["window"])[:, None, None] * np.asarray(params["kernels"])
+    np.testing.assert_allclose(start[:, 0].T, golden()["nnaudio/wcos"], atol=1e-6)
+    np.testing.assert_allclose(start[:, 1].T, -golden()["nnaudio/wsin"], atol=1e-6)
+    moved = {key: golden()[f"nnaudio/{key}"] + 0.1 * make.draw(f"nnaudio/{key}", (33, 1, 64))[:, 0] for key in KERNELS}
+    kernels = np.stack([moved["wcos"].T, -moved["wsin"].T], axis=1)
+    params = {"window": jnp.ones(64), "kernels": jnp.asarray(kernels, jnp.float32)}
+    ours = np.asarray(front.apply({"params": params}, wave, method="encode"))[:, :, 0].T
+    theirs = golden()["nnaudio/spectrum"]
+    np.testing.assert_allclose(ours[:, : theirs.shape[1]], theirs, atol=1e-5 * np.abs(theirs).max())
 
 
 @pytest.mark.parametrize("synthesis", ["tied", "untied"])

@@ -196,6 +196,13 @@ def test_mel_filters_by_their_definition(htk, bins):
     np.testing.assert_allclose(mel_filters(bands, bins, rate, frame, htk), expected, rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.parametrize("htk", [False, True])
+def test_mel_filters_are_librosas(htk):
+    filters = pytest.importorskip("librosa.filters", reason="librosa is not installed")
+    theirs = filters.mel(sr=44100, n_fft=2048, n_mels=64, fmax=900 * 44100 / 2048, htk=htk)[:, :901]
+    np.testing.assert_allclose(mel_filters(64, 901, 44100, 2048, htk).T, theirs, atol=1e-7)
+
+
 def test_log_bands_are_as_wide_as_they_are_high():
     """A tone an interval higher falls into the band as many further; where bins are wider than bands, none is empty."""
     rate, frame, bands, lowest = 44100, 4096, 60, 30.0

@@ -1,12 +1,14 @@
-"""Golden outputs of asteroid-filterbanks 0.4.0, for `tests/test_filterbanks.py`.
+"""Golden outputs of asteroid-filterbanks 0.4.0 and nnAudio 0.3.4, for tests/test_{filterbanks,learnable_stft}.py.
 
-    pip install torch asteroid-filterbanks==0.4.0
+    pip install torch asteroid-filterbanks==0.4.0 nnAudio==0.3.4
     python tests/golden/make_filterbanks.py
 
 `filterbanks.npz` holds for each bank its filters [n k], the coefficients [n t] of a wave, the wave that a second bank
 of its kind makes of them, and that which the pseudo-inverse does; `initial` are the first frequencies of `param_sinc`.
-Parameters and wave are drawn by name (`draw`). Made with PyTorch 2.14.1. The Hilbert transform of the analytic bank is
-the package's own for PyTorch before 1.7; for later ones it has a complex conjugate in its place.
+Of asteroid's STFT of 64 samples every 16 it has the filters and coefficients; of nnAudio's trainable one both kernels
+before training, and the spectrum [f n] by kernels that have moved. Parameters and wave are drawn by name (`draw`). Made
+with PyTorch 2.14.1. The Hilbert transform of the analytic bank is the package's own for PyTorch
+before 1.7; for later ones it has a complex conjugate in its place.
 """
 
 import zlib
@@ -33,6 +35,7 @@ def main() -> None:
     import asteroid_filterbanks as banks
     import torch
     from asteroid_filterbanks import analytic_free_fb
+    from nnAudio import features
 
     analytic_free_fb.conj = lambda spectrum: -1j * spectrum
     golden = {}
@@ -53,6 +56,17 @@ def main() -> None:
             golden[f"{name}/coefficients"] = coefficients.numpy()[0]
             golden[f"{name}/wave"] = banks.Decoder(sides["synthesis"])(coefficients).numpy()[0, 0]
             golden[f"{name}/inverse"] = banks.Decoder.pinv_of(sides["analysis"])(coefficients).numpy()[0, 0]
+    with torch.no_grad():
+        stft = banks.STFTFB(64, 64, stride=16)
+        golden["stft/filters"] = stft.filters().numpy()[:, 0]
+        golden["stft/coefficients"] = banks.Encoder(stft)(wave).numpy()[0]
+        trainable = features.STFT(n_fft=64, hop_length=16, trainable=True, output_format="Complex", verbose=False)
+        for key in ("wcos", "wsin"):
+            kernel = getattr(trainable, key)
+            golden[f"nnaudio/{key}"] = kernel.numpy()[:, 0].copy()
+            kernel += torch.from_numpy(0.1 * draw(f"nnaudio/{key}", tuple(kernel.shape)))
+        real, imaginary = trainable(wave[0]).numpy()[0].transpose(2, 0, 1)
+        golden["nnaudio/spectrum"] = real + 1j * imaginary
     np.savez_compressed(HERE / "filterbanks.npz", **golden)
 
 
