@@ -108,7 +108,7 @@ def test_asteroids_stft_is_its_kernels_under_a_root_hann_window():
 
 
 def test_trained_kernels_give_what_nnaudios_trainable_stft_gives():
-    """nnAudio folds the window into its kernels, which at the start are ours; trained ones stand under a window of 1."""
+    """nnAudio folds the window into its kernels: ours at the start; trained ones stand under a window of 1."""
     front = LearnableStft(64, 16, trained="both", padding="reflect")
     wave = jnp.asarray(make.draw("wave", (1, 1, make.SAMPLES))[0].T)
     params = initial(front, wave)["params"]

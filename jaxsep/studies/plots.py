@@ -142,7 +142,7 @@ def _sparsity(results: Results) -> Figure:
         axis.barh(place, float(np.mean(values)), color="tab:blue", alpha=0.4)
         axis.plot(values, [place] * len(values), "k.")
     axis.set_yticks(range(len(cells)), [cell.name for cell in cells])
-    axis.set(xlabel="concentration of the test mixtures in thousandths (all in one coefficient: 1000)")
+    axis.set(xlabel="concentration of the test mixtures, thousandths")
     axis.grid(axis="x", alpha=0.3)
     return figure
 

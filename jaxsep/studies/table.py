@@ -57,14 +57,15 @@ def render(results: Results) -> str:
     devices = sorted({run.speed["device"] for run in _all_done(results)})
     missing = [f"missing: {run.folder.name}, {run.state}" for cell in results.cells for run in _undone(cell)]
     reference = results.cells[0].factors[results.compare]
-    scaled = sorted({run.baselines[SCALED] for run in _all_done(results) if SCALED in run.baselines})
+    baselines = [run.baselines for run in _all_done(results)]
+    scaled = sorted({markdown.decibels(each[SCALED]) for each in baselines if SCALED in each})
     notes = [
         f"SDR in dB on {len(tracks)} tracks of the test split: median over seconds, median over tracks, mean over "
         "seeds; interval: Student's t over seeds",
         f"difference: to {results.compare} {reference!r} with all else alike: median over tracks of the paired "
         "differences, each track's score averaged over sources and seeds; p: Wilcoxon signed-rank test, two-sided, "
         "corrected by Holm for all rows",
-        f"the mixture times the best gain for each source: {', '.join(map(markdown.decibels, scaled)) or '-'} dB",
+        f"the mixture times the best gain for each source: {', '.join(scaled) or '-'} dB",
         "valid: SDR on the validation songs after the last step; last fifth: by how much it rose in the last fifth of "
         "the steps; means over seeds",
         f"times: {', '.join(devices) or 'nothing is timed yet'}; step: the median over the log",
