@@ -10,8 +10,8 @@ between waves. Between spectra of a trained front end it would not do: smaller k
 
 Variants: `demos` (default: the small variants of the systems on built-in songs, each with its own STFT, many hours on
 two cores), `small` (mono at 11,025 Hz on one STFT of 1,024 samples, narrower, without DCCRN, whose steps take four
-times as long as Spleeter's: under two hours on one core, docs/studies/frontends.md), `smoke` (the same machinery on two
-systems and front ends, in minutes).
+times as long as Spleeter's: under two hours on one core, docs/studies/frontends.md), `smoke` (two systems and front
+ends of it, 6 steps each, in minutes).
 """
 
 from jaxsep.config import Config, choose, defaults, load_config
@@ -29,7 +29,7 @@ SYSTEMS = {
     "small": ("spleeter", "open_unmix", "conv_tasnet"),
     "smoke": ("spleeter", "open_unmix"),
 }
-# What is narrower in a net of `small` than in the small variant of its system.
+# What is narrower in a net of `small` and `smoke` than in the small variant of its system.
 NARROW = {
     "spleeter": {},
     "open_unmix": {"model__hidden": 96, "model__max_bin": 0},
@@ -59,12 +59,12 @@ def _base(system: str, variant: str) -> Config:
     if system == "conv_tasnet":
         front = {"frame": 512, "hop": 128, "bins": 257}
     config = changed(config, front={"name": "stft", **front}, loss=defaults().loss.to_dict() | {"name": "wave_l1"})
-    if variant == "small":
+    if variant != "demos":
         config = _small(changed(config, **NARROW[system]))
-    elif variant == "smoke":
+    if variant == "smoke":
         songs = {"train": 2, "valid": 1, "test": 2, "seconds": 8.0, "seed": 0}
-        config = changed(config, channels=1, data__songs=songs, data__batch_size=1, steps=6)
-        config = changed(config, log_every=2, save_every=3, eval_every=3, optim__schedule__warmup=1)
+        config = changed(config, data__songs=songs, data__batch_size=1, steps=6, optim__schedule__warmup=1)
+        config = changed(config, log_every=2, save_every=3, eval_every=3)
     return config
 
 
