@@ -5,13 +5,15 @@
 
 `--augment=demucs_v2` takes the augmentations of a paper (`jaxsep/data/presets.py`) instead of the config's.
 `--on-bad-file=skip` trains on without files that cannot be read; otherwise the first one stops the run, by name.
+`--overfit` asks whether one batch can be learned by heart, `--find-rate` which learning rate to take
+(`jaxsep/trials.py`); neither begins a run.
 
 The same command goes on where a run was stopped or killed. Every value of the config can be given on the command
 line, as in `--config.optim.learning_rate=3e-4`; a later start may change steps, patience, how often something is
 logged, validated or saved, tensorboard, precision, parallel, and where the data lies, and nothing else.
 
-Exit status: 0 finished, 2 with one line that says what to mend, 130 after Ctrl-C, 143 after SIGTERM, on which the state
-of the running step is saved.
+Exit status: 0 finished, 1 where a trial fails, 2 with one line that says what to mend, 130 after Ctrl-C, 143 after
+SIGTERM, on which the state of the running step is saved.
 """
 
 import functools
@@ -26,12 +28,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxsep import config as configs
+from jaxsep import trials
 from jaxsep import workdir as workdirs
 from jaxsep.data.presets import take
 from jaxsep.errors import JaxsepError
 from jaxsep.termination import STATUS, Terminated, Termination
 
-OPTIONS = "[--augment=PAPER] [--on-bad-file=skip] [--config.KEY=VALUE ...]"
+OPTIONS = "[--overfit | --find-rate] [--augment=PAPER] [--on-bad-file=skip] [--config.KEY=VALUE ...]"
 USAGE = f"train.py --config=FILE.py[:VARIANT] --workdir=FOLDER {OPTIONS}"
 
 
@@ -253,7 +256,10 @@ def main(argv: Sequence[str]) -> int:
         print(__doc__)
         return 0
     try:
-        config, workdir, skip = parse(argv)
+        trial, words = trials.take(argv)
+        config, workdir, skip = parse(words)
+        if trial:
+            return trial(config, workdir)
         train(config, workdir, argv, skip)
     except JaxsepError as error:
         print(f"error: {error}", file=sys.stderr)

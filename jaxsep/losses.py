@@ -28,6 +28,11 @@ class Loss(abc.ABC):
 
     domain: ClassVar[str] = "wave"
 
+    @property
+    def decibels(self) -> bool:
+        """Whether a tenth of the energy of the error is a loss lower by 10."""
+        return False
+
     @abc.abstractmethod
     def __call__(self, estimate: Array, reference: Array) -> Float[Array, "b s"]:
         """Loss per example and source."""
@@ -204,6 +209,11 @@ class SiSdr(Loss):
     10 log10(1 + energy of the estimate / 1e-8), finite and smallest for silence.
     """
 
+    @property
+    def decibels(self) -> bool:
+        """It is one."""
+        return True
+
     def __call__(self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]) -> Float[Array, "b s"]:
         """Loss per example and source."""
         axes = (2, 3)
@@ -245,6 +255,11 @@ class Permuted(Loss):
         """Loss per example and reference."""
         pairs = self._pairs(estimate, reference)
         return jnp.take_along_axis(pairs, self._best(pairs)[:, None], axis=1)[:, 0]
+
+    @property
+    def decibels(self) -> bool:
+        """As the loss is that it puts in order."""
+        return self.loss.decibels
 
     def order(self, estimate: Float[Array, "b s t c"], reference: Float[Array, "b s t c"]) -> Int[Array, "b s"]:
         """For each reference, which estimate is its own."""
