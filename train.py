@@ -7,6 +7,7 @@
 `--on-bad-file=skip` trains on without files that cannot be read; otherwise the first one stops the run, by name.
 `--overfit` asks whether one batch can be learned by heart, `--find-rate` which learning rate to take
 (`jaxsep/trials.py`); neither begins a run.
+`--profile=100,5` traces steps 100 to 104 into the run folder's `profile`, for TensorBoard or Perfetto.
 
 The same command goes on where a run was stopped or killed. Every value of the config can be given on the command
 line, as in `--config.optim.learning_rate=3e-4`; a later start may change steps, patience, how often something is
@@ -34,12 +35,12 @@ from jaxsep.data.presets import take
 from jaxsep.errors import JaxsepError
 from jaxsep.termination import STATUS, Terminated, Termination
 
-OPTIONS = "[--overfit | --find-rate] [--augment=PAPER] [--on-bad-file=skip] [--config.KEY=VALUE ...]"
+OPTIONS = "[--overfit | --find-rate] [--augment=PAPER] [--on-bad-file=skip] [--profile=STEP,N] [--config.KEY=VALUE ...]"
 USAGE = f"train.py --config=FILE.py[:VARIANT] --workdir=FOLDER {OPTIONS}"
 
 
-def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool = False) -> None:
-    """One run, in order; with `skip`, without files that cannot be read.
+def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool = False, traced: str = "") -> None:
+    """One run, in order; with `skip`, without files that cannot be read; `traced` names steps (`Profile`).
 
     Raises:
         JaxsepError: anything that the user can mend.
@@ -57,10 +58,12 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
     from jaxsep.cache import keep_compiled
     from jaxsep.card import write_card
     from jaxsep.checkpoint import Checkpoints, load_start
+    from jaxsep.compilations import Compilations
     from jaxsep.data import levels, sets, statistics
     from jaxsep.data.pipeline import batches
     from jaxsep.data.roll import Roll
     from jaxsep.data.tracks import open_tracks
+    from jaxsep.profiling import Profile
 
     memory.keep_freed()
     keep_compiled()
@@ -113,6 +116,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
         if over() and validated():
             print(f"{folder}: finished at step {step}; to go on, raise --config.steps or --config.patience")
             return
+        profile = Profile(folder, traced, step, config.steps)
         workdirs.record_run(folder, argv, data, step, origin)
         roll.save()
         metrics_file = log.MetricsFile(folder / "metrics.jsonl", step)
@@ -128,23 +132,26 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
         started = time.perf_counter()
         with ThreadPoolExecutor(1) as reader:  # the first batch is read while XLA compiles
             first = reader.submit(next, stream)
-            train_step = training.compile_train_step(model, loss, optimiser, config, mesh, state)
+            train_step = training.compile_train_step(model, loss, optimiser, config, mesh, state, reuse=True)
             compiled = time.perf_counter()
             queue = itertools.chain([first.result()], stream)
         print(f"compiled in {compiled - started:.1f} s", flush=True)
 
         # --- Loop: the numbers of a step are fetched while the next one runs ------------------------------
-        progress = log.Progress(step, config.steps, config.data.batch_size)
+        progress = log.Progress(step, config.steps, train_step.work(config, mesh))
 
         def save(sdr: float | None = None) -> None:
             metrics_file.sync()
             meta = {"history": history, "window": window.state()}
             if state.loss_scale is not None:
                 meta["precision"] = config.precision
-            checkpoints.save(int(state.step), state.items(), meta, sdr)
+            with compilations.first_only("saving"):
+                checkpoints.save(int(state.step), state.items(), meta, sdr)
 
         def settle(at: int, metrics: training.Metrics) -> None:
-            metrics = jax.device_get(metrics)
+            with progress.waiting("device"):
+                metrics = jax.device_get(metrics)
+            profile.finished(at)
             if not metrics.ok:
                 save()
                 where = nonfinite.describe(config, mesh, state, training.put(next(read(first_step=at - 1)), mesh))
@@ -163,7 +170,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
 
         def evaluate() -> float:
             started = time.perf_counter()
-            with termination.interrupting():
+            with termination.interrupting(), compilations.first_only("the validation"):
                 result = validate(state.variables)
             clock = {"seconds": round(time.perf_counter() - started, 3)}
             history.append([step, result.scores["sdr"]])
@@ -187,16 +194,17 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
                 checkpoints.wait()
                 raise Terminated
 
-        with Termination() as termination:
+        with Termination() as termination, Compilations() as compilations, profile:
             running: training.Metrics | None = None
             if not validated():
                 conclude()
             while not over():
-                waiting = time.perf_counter()
-                batch = training.put(next(queue), mesh)
-                progress.waited(time.perf_counter() - waiting)
-                scale = optim.plateau_scale([sdr for _, sdr in history], config.optim.schedule)
-                state, metrics = train_step(state, batch, np.float32(scale))
+                with compilations.first_only("the step"), profile.step(step + 1):
+                    with progress.waiting("input"):
+                        batch = training.put(next(queue), mesh)
+                    scale = optim.plateau_scale([sdr for _, sdr in history], config.optim.schedule)
+                    with progress.waiting("device"):
+                        state, metrics = train_step(state, batch, np.float32(scale))
                 if running is not None:
                     settle(step, running)
                 step, running = step + 1, metrics
@@ -211,8 +219,8 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
     print(f"{folder}: finished at step {step}{why}; best validation SDR {best[1]:.2f} dB at step {best[0]}")
 
 
-def parse(argv: Sequence[str]) -> tuple[configs.Config, str, bool]:
-    """The config and the run folder of a command line, and whether files that cannot be read are skipped.
+def parse(argv: Sequence[str]) -> tuple[configs.Config, str, bool, str]:
+    """The config and the run folder of a command line, whether files that cannot be read are skipped, traced steps.
 
     Raises:
         JaxsepError: a flag, a file, a key or a value that does not exist or does not fit.
@@ -234,6 +242,7 @@ def parse(argv: Sequence[str]) -> tuple[configs.Config, str, bool]:
     values = flags.FlagValues()
     workdir = flags.DEFINE_string("workdir", None, "run folder", flag_values=values)
     bad = flags.DEFINE_enum("on-bad-file", "stop", ["stop", "skip"], "unreadable files", flag_values=values)
+    profile = flags.DEFINE_string("profile", "", "steps to trace", flag_values=values)
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
         rest = values(words)[1:]
@@ -247,7 +256,7 @@ def parse(argv: Sequence[str]) -> tuple[configs.Config, str, bool]:
         raise JaxsepError(" ".join(str(error).split())) from None
     if rest or not workdir.value:
         raise JaxsepError((f"{rest[0]!r} is no flag" if rest else "--workdir is missing") + f"; expected {USAGE}")
-    return config, workdir.value, bad.value == "skip"
+    return config, workdir.value, bad.value == "skip", profile.value
 
 
 def main(argv: Sequence[str]) -> int:
@@ -257,10 +266,10 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         trial, words = trials.take(argv)
-        config, workdir, skip = parse(words)
+        config, workdir, skip, traced = parse(words)
         if trial:
             return trial(config, workdir)
-        train(config, workdir, argv, skip)
+        train(config, workdir, argv, skip, traced)
     except JaxsepError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -27,7 +27,7 @@ def keep_compiled() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH)
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    folder = cache_folder() / "compiled" / _processor()
+    folder = cache_folder() / "compiled" / processor()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _prune(folder.parent, LIMIT)
@@ -48,7 +48,7 @@ def _prune(folder: Path, limit: int) -> None:
         excess -= stat.st_size
 
 
-def _processor() -> str:
+def processor() -> str:
     """A name for all processors with the instructions of this one."""
     told, described = platform.machine() + platform.processor(), Path("/proc/cpuinfo")
     if described.is_file():

@@ -4,6 +4,7 @@ A line of `metrics.jsonl` is one JSON object {"step", "kind": "train" | "valid",
 that depends on the clock stands under "time", so the rest is the same for a run that was killed and resumed.
 """
 
+import contextlib
 import datetime
 import json
 import math
@@ -11,13 +12,14 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from jaxsep.errors import JaxsepError
+from jaxsep.utilisation import Work
 from jaxsep.workdir import unwritable
 
 
@@ -106,12 +108,19 @@ class Window:
 
 
 class Progress:
-    """A bar on a terminal, plain lines elsewhere: loss, SDR, examples per second, input wait, time left."""
+    """A bar on a terminal, plain lines elsewhere: loss, SDR, speed, what is waited for, time left.
 
-    def __init__(self, step: int, steps: int, batch_size: int, out: Any = None):
-        self.out, self.steps, self.batch_size = out or sys.stdout, steps, batch_size
+    Args:
+        step: from which the run goes on.
+        steps: with which it ends.
+        work: what a step does.
+        out: where to, standard output by default.
+    """
+
+    def __init__(self, step: int, steps: int, work: Work, out: Any = None):
+        self.out, self.steps, self.work = out or sys.stdout, steps, work
         self._first, self._start = step, time.perf_counter()
-        self._line_step, self._line_time, self._waited = step, self._start, 0.0
+        self._line_step, self._line_time, self._waited = step, self._start, {"input": 0.0, "device": 0.0}
         self.shown: dict[str, float] = {}
         self._unreadable: dict[str, int] = {}
         self._bar = None
@@ -121,9 +130,12 @@ class Progress:
             width, height = shutil.get_terminal_size()  # 80 x 24 where a terminal does not say
             self._bar = tqdm(total=steps, initial=step, unit="step", file=self.out, ncols=width, nrows=height)
 
-    def waited(self, seconds: float) -> None:
-        """Adds time that a step spent waiting for its batch."""
-        self._waited += seconds
+    @contextlib.contextmanager
+    def waiting(self, on: Literal["input", "device"]) -> Iterator[None]:
+        """A stretch in which the loop waits for the next batch, or for the device to begin or to finish a step."""
+        started = time.perf_counter()
+        yield
+        self._waited[on] += time.perf_counter() - started
 
     def unreadable(self, files: Mapping[str, tuple[str, int]]) -> None:
         """Names files that were skipped, each once, and counts the examples that were drawn anew because of them."""
@@ -143,13 +155,18 @@ class Progress:
             self._bar.update(step - self._bar.n)
 
     def clock(self, step: int) -> dict[str, float]:
-        """Speed since the last line: seconds, examples per second, share of the time spent waiting for data."""
+        """Since the last line: seconds, what `Work.rates` says, and the shares of the time that the loop spent.
+
+        `input_wait` is that of waiting for data, `device_wait` that of waiting for the device, `host` the rest.
+        """
         seconds = max(time.perf_counter() - self._line_time, 1e-9)
-        done = (step - self._line_step) * self.batch_size
+        shares = {on: waited / seconds for on, waited in self._waited.items()}
         return {
             "seconds": round(seconds, 3),
-            "examples_per_second": round(done / seconds, 3),
-            "input_wait": round(self._waited / seconds, 4),
+            **self.work.rates((step - self._line_step) / seconds),
+            "input_wait": round(shares["input"], 4),
+            "device_wait": round(shares["device"], 4),
+            "host": round(1 - sum(shares.values()), 4),
             **({"drawn_anew": sum(self._unreadable.values())} if self._unreadable else {}),
         }
 
@@ -159,13 +176,23 @@ class Progress:
         if self._bar is None:
             left = (self.steps - step) * (time.perf_counter() - self._start) / max(step - self._first, 1)
             values = "  ".join(f"{name} {value:.4g}" for name, value in self.shown.items())
-            speed = f"{clock['examples_per_second']:.1f} examples/s  input wait {clock['input_wait']:.0%}"
-            if self._unreadable:
-                speed += f"  unreadable files {len(self._unreadable)}  drawn anew {clock['drawn_anew']}"
             eta = datetime.timedelta(seconds=math.ceil(left))
-            print(f"step {step}/{self.steps}  {values}  {speed}  eta {eta}", file=self.out, flush=True)
+            print(f"step {step}/{self.steps}  {values}  {self._speed(clock)}  eta {eta}", file=self.out, flush=True)
         self.skip(step)
         return clock
+
+    def _speed(self, clock: Mapping[str, float]) -> str:
+        parts = [f"{clock['examples_per_second']:.1f} examples/s"]
+        parts.append(f"{clock['audio_seconds_per_second']:.4g} audio s/s")
+        if "flops_per_second" in clock:
+            used = f" ({clock['utilisation']:.1%} of peak)" if "utilisation" in clock else ""
+            parts.append(f"{clock['flops_per_second'] / 1e12:.3g} TFLOP/s{used}")
+        if "device_memory" in clock:
+            parts.append(f"{clock['device_memory'] / 2**30:.2f} GiB")
+        parts += [f"{name.replace('_', ' ')} {clock[name]:.0%}" for name in ("input_wait", "device_wait", "host")]
+        if self._unreadable:
+            parts.append(f"unreadable files {len(self._unreadable)}  drawn anew {clock['drawn_anew']}")
+        return "  ".join(parts)
 
     def valid(self, step: int, sdr: float) -> None:
         """A validation is done."""
@@ -175,7 +202,8 @@ class Progress:
 
     def skip(self, step: int) -> None:
         """Leaves what happened since the last line (compiling, validating, saving) out of the speed."""
-        self._line_step, self._line_time, self._waited = step, time.perf_counter(), 0.0
+        self._line_step, self._line_time = step, time.perf_counter()
+        self._waited = dict.fromkeys(self._waited, 0.0)
 
     def close(self) -> None:
         """Leaves the bar as it stands."""

@@ -23,6 +23,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from jaxsep import programs
 from jaxsep.config import Config, choose, parse_sources
 from jaxsep.data.statistics import Statistics
 from jaxsep.errors import JaxsepError
@@ -394,9 +395,19 @@ def _where(condition: Array, one: TrainState, other: TrainState) -> TrainState:
 
 
 def compile_train_step(
-    separator: Any, loss: Loss, optimiser: Optimiser, config: Config, mesh: Mesh, state: TrainState
-) -> Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]:
-    """`make_train_step`, compiled for the config's batch; a batch of another shape is then a TypeError."""
+    separator: Any,
+    loss: Loss,
+    optimiser: Optimiser,
+    config: Config,
+    mesh: Mesh,
+    state: TrainState,
+    reuse: bool = False,
+) -> programs.Program:
+    """`make_train_step`, compiled for the config's batch; a batch of another shape is then a TypeError.
+
+    With `reuse`, what an earlier process compiled for this config is loaded instead (`programs.reuse`). Separator, loss
+    and optimiser are then those that the config describes.
+    """
     examples, length, channels = config.data.batch_size, config.data.segment, config.channels
     sources = len(parse_sources(config.sources))
     shapes = {"mix": (examples, length, channels), "sources": (examples, sources, length, channels)}
@@ -405,8 +416,13 @@ def compile_train_step(
     if config.data.unlabeled.root:
         shapes["known"] = (examples, sources)
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
-    step = make_train_step(separator, loss, optimiser, config, mesh)
-    return step.lower(state, batch, jax.ShapeDtypeStruct((), jnp.float32)).compile()
+    given = state, batch, jax.ShapeDtypeStruct((), jnp.float32)
+
+    def make() -> programs.Program:
+        return programs.build(make_train_step(separator, loss, optimiser, config, mesh), mesh.size, *given)
+
+    returned = state, Metrics(0, 0, 0, 0, 0, state.loss_scale)
+    return programs.reuse(config, mesh, given, returned, make) if reuse else make()
 
 
 def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:

@@ -8,6 +8,7 @@ import pytest
 
 from jaxsep import log
 from jaxsep.errors import JaxsepError
+from jaxsep.utilisation import Work
 
 
 def lines(path):
@@ -96,14 +97,33 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_plain_lines_where_there_is_no_terminal(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(log.time, "perf_counter", lambda: now[0])
+class Device:
+    """An accelerator that says how much memory it has held."""
+
+    def __init__(self, peak):
+        self.peak = peak
+
+    def memory_stats(self):
+        return {"peak_bytes_in_use": self.peak, "bytes_in_use": 1} if self.peak else None
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """The clock of the log, which a test sets forward."""
+    time = [100.0]
+    monkeypatch.setattr(log.time, "perf_counter", lambda: time[0])
+    return time
+
+
+def test_plain_lines_where_there_is_no_terminal(now):
     out = io.StringIO()
-    progress = log.Progress(10, 40, 4, out)
+    progress = log.Progress(10, 40, Work(4, 2.5), out)
     for step in (11, 12):
-        now[0] += 1.0
-        progress.waited(0.25)
+        with progress.waiting("input"):
+            now[0] += 0.25
+        with progress.waiting("device"):
+            now[0] += 0.6
+        now[0] += 0.15
         progress.step(step, loss=0.5)
     progress.line(12)
     progress.valid(12, 7.25)
@@ -111,7 +131,8 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch):
     progress.line(13)
     progress.close()
     printed = out.getvalue().splitlines()
-    assert printed[0] == "step 12/40  loss 0.5  4.0 examples/s  input wait 25%  eta 0:00:28"
+    speed = "4.0 examples/s  10 audio s/s  input wait 25%  device wait 60%  host 15%"
+    assert printed[0] == f"step 12/40  loss 0.5  {speed}  eta 0:00:28"
     assert printed[1] == "step 12/40  validation SDR 7.25 dB"
     assert printed[2].startswith("step 13/40  loss 0.5  sdr 7.25  ")
 
@@ -119,7 +140,7 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch):
 def test_a_bar_on_a_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "150")
     out = Terminal()
-    progress = log.Progress(10, 40, 4, out)
+    progress = log.Progress(10, 40, Work(4, 1.0), out)
     progress.step(20, loss=0.5)
     progress.valid(20, 7.25)
     progress.line(20)
@@ -129,16 +150,36 @@ def test_a_bar_on_a_terminal(monkeypatch):
         assert text in last, last
 
 
-def test_time_spent_elsewhere_is_left_out(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(log.time, "perf_counter", lambda: now[0])
-    progress = log.Progress(0, 10, 8, io.StringIO())
-    now[0] += 50  # compiling
+def test_time_spent_elsewhere_is_left_out(now):
+    progress = log.Progress(0, 10, Work(8, 0.5), io.StringIO())
+    with progress.waiting("device"):
+        now[0] += 50  # compiling
     progress.skip(0)
-    now[0] += 2
-    progress.waited(0.5)
+    now[0] += 1.25
+    with progress.waiting("input"):
+        now[0] += 0.5
+    with progress.waiting("device"):
+        now[0] += 0.25
     clock = progress.line(4)
-    assert clock == {"seconds": 2.0, "examples_per_second": 16.0, "input_wait": 0.25}
+    assert clock == {
+        **{"seconds": 2.0, "examples_per_second": 16.0, "audio_seconds_per_second": 8.0},
+        **{"input_wait": 0.25, "device_wait": 0.125, "host": 0.625},
+    }
+
+
+def test_arithmetic_and_memory_of_each_device(now):
+    out = io.StringIO()
+    work = Work(8, 0.5, flops=3e12, peak=12e12, memory=2**30, devices=[Device(2**31), Device(2**32)])
+    progress = log.Progress(0, 10, work, out)
+    now[0] += 4
+    clock = progress.line(8)
+    assert (clock["flops_per_second"], clock["utilisation"], clock["device_memory"]) == (6e12, 0.5, 2**32)
+    assert "  6 TFLOP/s (50.0% of peak)  4.00 GiB  " in out.getvalue()
+    now[0] += 4
+    progress.work = Work(8, 0.5, flops=3e12, memory=2**30, devices=[Device(None)])
+    clock = progress.line(16)
+    assert clock["device_memory"] == 2**30 and clock["flops_per_second"] == 6e12
+    assert "utilisation" not in clock and "  6 TFLOP/s  1.00 GiB  " in out.getvalue()
 
 
 def test_the_picture_has_a_line_where_the_tone_is():

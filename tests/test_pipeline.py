@@ -24,6 +24,7 @@ from jaxsep.data.pipeline import Crops, Window, batches
 from jaxsep.data.plan import Planner, random_bits
 from jaxsep.data.tracks import open_tracks
 from jaxsep.errors import JaxsepError
+from jaxsep.utilisation import Work
 
 STEMS = ("vocals", "drums", "bass")
 SOURCES = {"vocals": ("vocals",), "accompaniment": ("drums", "bass")}
@@ -438,11 +439,10 @@ def test_what_is_read_ahead_of_a_busy_consumer_is_bounded_and_waiting_shows_in_t
         time.sleep(0.05)
     time.sleep(1)
     assert len(reads) <= 4 * 8 + 2 * 4  # the batch handed over, two made, one in the making, and what the threads hold
-    progress = log.Progress(0, 9, 8, out=io.StringIO())
+    progress = log.Progress(0, 9, Work(examples=8, seconds=1.0), out=io.StringIO())
     for _ in range(6):  # a consumer that does nothing but wait
-        started = time.perf_counter()
-        next(stream)
-        progress.waited(time.perf_counter() - started)
+        with progress.waiting("input"):
+            next(stream)
     stream.close()
     assert progress.clock(6)["input_wait"] > 0.8
 

@@ -250,7 +250,7 @@ def short(songs, tmp_path_factory):
         "optim__accumulate": 1,
         "tensorboard": True,
     }
-    assert train.main(command(songs, workdir, **changes)) == 0
+    assert train.main([*command(songs, workdir, **changes), "--profile=2,3"]) == 0
     return workdir, changes
 
 
@@ -269,6 +269,36 @@ def test_a_run_leaves_its_folder(short, songs):
         assert record["loss"] == pytest.approx(mean, rel=1e-5) and record["loss"] > 0
     assert integrity.steps(workdir / "checkpoints") == [4, 6]
     assert (workdir / "tensorboard").is_dir()
+
+
+def test_a_run_tells_where_its_time_goes_and_traces_the_steps_that_it_is_asked_for(short):
+    workdir, _ = short
+    clock = log.read_metrics(workdir / "metrics.jsonl")[0]["time"]
+    shares = {name: clock[name] for name in ("input_wait", "device_wait", "host")}
+    assert sum(shares.values()) == pytest.approx(1, abs=2e-4) and min(shares.values()) >= 0 < shares["device_wait"]
+    seconds_each = SETTINGS["data.segment"] / RATE
+    assert clock["audio_seconds_per_second"] == pytest.approx(seconds_each * clock["examples_per_second"], rel=0.01)
+    assert clock["flops_per_second"] > 0 and clock["device_memory"] > 0
+    assert "utilisation" not in clock, "the peak of a CPU is not known"
+    (path,) = (workdir / "profile").rglob("*.xplane.pb")
+    lines = [line for plane in jax.profiler.ProfileData.from_file(str(path)).planes for line in plane.lines]
+    steps = [dict(event.stats)["step_num"] for line in lines for event in line.events if event.name == "train"]
+    assert {2, 3, 4} <= set(steps) and 1 not in steps
+
+
+def test_a_run_that_compiles_again_and_again_is_stopped(short, songs, tmp_path, capsys, monkeypatch):
+    workdir, changes = short
+    shutil.copytree(workdir, tmp_path / "run")
+    put, calls = training.put, []
+
+    def growing(batch, mesh):
+        calls.append(jax.jit(lambda x: x + 1)(np.zeros(len(calls))))  # a function of its own each time
+        return put(batch, mesh)
+
+    monkeypatch.setattr(training, "put", growing)
+    status, _, (line,) = run_here(command(songs, tmp_path / "run", **changes | {"steps": 9}), capsys)
+    assert status == 2 and len(calls) == 2
+    assert re.match(r"error: the step compiles jit\(<lambda>\) although it was done before: a shape, a dtype", line)
 
 
 def test_the_card_is_read_by_people_and_programs(short):
