@@ -3,6 +3,7 @@
 #   make demo       train, score and separate with one system on the built-in songs; writes runs/demo/report/index.html
 #   make test       the test suite
 #   make test-full  the longer proofs as well
+#   make soak       twenty kills of one process and of two at random times
 #   make lint       formatter, linter and type checker, as pre-commit and CI run them
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-full smoke lint format lock clean
+.PHONY: demo test test-full soak smoke lint format lock clean
 
 demo: $(READY)
 	$(BIN)/python -m jaxsep.demo --workdir runs/demo
@@ -24,6 +25,9 @@ test: $(READY)
 test-full: $(READY)
 	@sh scripts/system.sh chromium fluidsynth
 	$(BIN)/python -m pytest
+
+soak: $(READY)
+	$(BIN)/python -m pytest tests/test_train.py tests/test_hosts.py -k soak
 
 # The smallest set that touches every room: for the other end of the range of Python and jax versions.
 smoke: $(READY)

@@ -13,8 +13,11 @@ The same command goes on where a run was stopped or killed. Every value of the c
 line, as in `--config.optim.learning_rate=3e-4`; a later start may change steps, patience, how often something is
 logged, validated or saved, tensorboard, precision, parallel, and where the data lies, and nothing else.
 
-Exit status: 0 finished, 1 where a trial fails, 2 with one line that says what to mend, 130 after Ctrl-C, 143 after
-SIGTERM, on which the state of the running step is saved.
+Several processes, on one host or many, train one model: `--coordinator=HOST:PORT --processes=N --process=I` on each, or
+`--coordinator=auto` under SLURM, Open MPI, Kubernetes or on a TPU pod (docs/scale.md).
+
+Exit status: 0 finished, 1 where a trial fails, 2 with one line that says what to mend, 75 where another process died or
+hangs, 130 after Ctrl-C, 143 after SIGTERM, on which the state of the running step is saved.
 """
 
 import functools
@@ -33,14 +36,23 @@ from jaxsep import trials
 from jaxsep import workdir as workdirs
 from jaxsep.data.presets import take
 from jaxsep.errors import JaxsepError
-from jaxsep.termination import STATUS, Terminated, Termination
+from jaxsep.hosts import LOST, Host, Lost, join, parse_group
+from jaxsep.supervision import leave, supervise, supervised
+from jaxsep.termination import STATUS, Terminated
 
-OPTIONS = "[--overfit | --find-rate] [--augment=PAPER] [--on-bad-file=skip] [--profile=STEP,N] [--config.KEY=VALUE ...]"
+OPTIONS = (
+    "[--overfit | --find-rate] [--augment=PAPER] [--on-bad-file=skip] [--profile=STEP,N] [--coordinator=HOST:PORT ...] "
+    "[--config.KEY=VALUE ...]"
+)
 USAGE = f"train.py --config=FILE.py[:VARIANT] --workdir=FOLDER {OPTIONS}"
 
 
-def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool = False, traced: str = "") -> None:
+def train(
+    config: configs.Config, workdir: str, argv: Sequence[str], host: Host, skip: bool = False, traced: str = ""
+) -> None:
     """One run, in order; with `skip`, without files that cannot be read; `traced` names steps (`Profile`).
+
+    Of several processes the first one writes.
 
     Raises:
         JaxsepError: anything that the user can mend.
@@ -49,7 +61,10 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
     # --- Config: refused before anything slow is imported, then written into the run folder ---------------
     configs.check(config)
     sources = configs.parse_sources(config.sources)
-    folder = workdirs.open_workdir(workdir, config)
+    host.agree("config", workdirs.comparable(config))
+    host.agree("code", workdirs.code())
+    with host.ahead():
+        folder = workdirs.open_workdir(workdir, config)
 
     import jax
     import numpy as np
@@ -81,17 +96,23 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
     optimiser = optim.build(config.optim, config.steps, model.policy.float16)
 
     # --- Data: addressed by step, so that a run goes on from one integer ----------------------------------
-    roll, statistical = Roll(folder, skip), separator.wants_statistics(model.net)
-    songs, further = sets.open_training(config, folder, roll, statistical)
-    tracks = {"train": songs, "valid": open_tracks(config.data, "valid", folder)}
-    data = workdirs.describe_data(config, tracks | {f"also.{each.name}": each.tracks for each in further})
-    validate = validation.make_validate(model, loss, config, mesh, tracks["valid"])
-    known = config, data["fingerprint"]
-    measured = statistics.of_run(folder, training.first_front(model, config), songs, *known) if statistical else None
-    standard = levels.of_run(folder, sets.every(songs, further), *known) if config.data.standardise else None
-    further = sets.match(folder, further, songs, *known)
+    here, statistical = training.make_mesh(jax.local_devices()), separator.wants_statistics(model.net)
+    with host.ahead():  # what process 0 makes up or measures, the others find in the run folder
+        roll = Roll(folder, skip)
+        songs, further = sets.open_training(config, folder, roll, statistical)
+        tracks = {"train": songs, "valid": open_tracks(config.data, "valid", folder)}
+        data = workdirs.describe_data(config, tracks | {f"also.{each.name}": each.tracks for each in further})
+        validate = validation.make_validate(model, loss, config, here, tracks["valid"], host)
+        known = config, data["fingerprint"]
+        front = training.first_front(model, config) if statistical else None
+        measured = statistics.of_run(folder, front, songs, *known) if statistical else None
+        standard = levels.of_run(folder, sets.every(songs, further), *known) if config.data.standardise else None
+        further = sets.match(folder, further, songs, *known)
+        if host.first:
+            roll.save()
+    host.agree("data", data)
 
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(folder, host, config.on_full_disk) as checkpoints:
         # --- State: fresh, or with another run's weights, or the newest checkpoint that is whole ----------
         state = training.init_state(model, optimiser, config, mesh, measured)
         step, history, window, origin = 0, [], log.Window(), None  # history: [step, validation SDR]
@@ -116,26 +137,30 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
         if over() and validated():
             print(f"{folder}: finished at step {step}; to go on, raise --config.steps or --config.patience")
             return
-        profile = Profile(folder, traced, step, config.steps)
-        workdirs.record_run(folder, argv, data, step, origin)
-        roll.save()
-        metrics_file = log.MetricsFile(folder / "metrics.jsonl", step)
-        board = log.TensorBoard(folder, config.sample_rate) if config.tensorboard else None
-        write_card(folder)
+        profile = Profile(folder, traced if host.first else "", step, config.steps)
+        if host.first:
+            workdirs.record_run(folder, argv, data, step, origin)
+        metrics_file = log.MetricsFile(folder / "metrics.jsonl", step) if host.first else log.Silent()
+        if host.first:
+            write_card(folder)
+        board = log.TensorBoard(folder, config.sample_rate) if config.tensorboard and host.first else None
 
         # --- Step: compiled before the loop, so a batch of another shape is an error and not a recompilation
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         device = f"{mesh.size} x {jax.devices()[0].device_kind}"
+        device += f" in {host.count} processes" if host.count > 1 else ""
         print(f"{config.name}: {parameters:,} parameters, {device}, step {step} of {config.steps}", flush=True)
-        read = functools.partial(batches, songs, sources, config, levels=standard, sets=further, skip=skip)
+        share = {"process_index": host.index, "process_count": host.count}
+        read = functools.partial(batches, songs, sources, config, levels=standard, sets=further, skip=skip, **share)
         stream = read(first_step=step)
         started = time.perf_counter()
         with ThreadPoolExecutor(1) as reader:  # the first batch is read while XLA compiles
             first = reader.submit(next, stream)
-            train_step = training.compile_train_step(model, loss, optimiser, config, mesh, state, reuse=True)
+            train_step = training.compile_train_step(model, loss, optimiser, config, mesh, state, reuse=host.count == 1)
             compiled = time.perf_counter()
             queue = itertools.chain([first.result()], stream)
         print(f"compiled in {compiled - started:.1f} s", flush=True)
+        host.gather(None)
 
         # --- Loop: the numbers of a step are fetched while the next one runs ------------------------------
         progress = log.Progress(step, config.steps, train_step.work(config, mesh))
@@ -171,11 +196,12 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
         def evaluate() -> float:
             started = time.perf_counter()
             with termination.interrupting(), compilations.first_only("the validation"):
-                result = validate(state.variables)
+                result = validate(state.variables, termination.look)
             clock = {"seconds": round(time.perf_counter() - started, 3)}
             history.append([step, result.scores["sdr"]])
             metrics_file.write(step, "valid", result.scores | result.shapes, clock)
-            write_card(folder)
+            if host.first:
+                write_card(folder)
             progress.valid(step, result.scores["sdr"])
             if board:
                 board.scalars(step, "valid", result.scores)
@@ -194,7 +220,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
                 checkpoints.wait()
                 raise Terminated
 
-        with Termination() as termination, Compilations() as compilations, profile:
+        with host.termination() as termination, Compilations() as compilations, profile:
             running: training.Metrics | None = None
             if not validated():
                 conclude()
@@ -208,6 +234,7 @@ def train(config: configs.Config, workdir: str, argv: Sequence[str], skip: bool 
                 if running is not None:
                     settle(step, running)
                 step, running = step + 1, metrics
+                termination.look()
                 if validated() and step % config.save_every and not termination.asked:
                     continue
                 settle(step, running)
@@ -266,10 +293,19 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         trial, words = trials.take(argv)
+        group, words = parse_group(words)
+        if group.coordinator and trial:
+            raise JaxsepError("--overfit and --find-rate are tried by one process; leave --coordinator out")
+        if group.coordinator and not supervised():
+            return supervise(argv, group)
         config, workdir, skip, traced = parse(words)
         if trial:
             return trial(config, workdir)
-        train(config, workdir, argv, skip, traced)
+        with join(group) as host:
+            train(config, workdir, argv, host, skip, traced)
+    except Lost as error:
+        print(f"error: {error}", file=sys.stderr)
+        return LOST
     except JaxsepError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -283,4 +319,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    leave(main(sys.argv))

@@ -19,13 +19,16 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxsep import frontends, integrity
-from jaxsep.config import Config, parse_sources, run_config
+from jaxsep.config import Config, choose, parse_sources, run_config
 from jaxsep.errors import JaxsepError
+from jaxsep.hosts import Host
+from jaxsep.termination import Terminated
 
 FOLDER = "checkpoints"
 DELETED = "deleted"  # superseded checkpoints are renamed into it, so that a kill leaves no half of one
 TEMPORARY = ".orbax-checkpoint-tmp"  # behind the name of a checkpoint that is being written
 ADDED = ("loss_scale",)  # items that a run has only since its precision was changed
+ON_FULL_DISK = {"stop": False, "go_on": True}
 ROOM = 2**20  # bytes that a checkpoint takes besides its arrays, at most
 
 # Orbax logs its internals, tracebacks of background threads included; what a user can act on is raised here.
@@ -35,16 +38,22 @@ logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathnam
 class Checkpoints:
     """The checkpoints of a run: the last two and the best are kept, saves run in the background.
 
+    Of several processes all have to save and restore the same, each its part; process 0 makes and removes folders.
+
     Args:
         workdir: the run folder.
+        host: this process among others.
+        on_full_disk: "stop": a save that fails is an error; "go_on": it is a line on stderr, unless it is the last.
 
     Raises:
-        JaxsepError: the folder cannot be written, or has checkpoints of which none is whole.
+        JaxsepError: no such `on_full_disk`; the folder cannot be written, or has checkpoints of which none is whole.
     """
 
-    def __init__(self, workdir: str | Path):
+    def __init__(self, workdir: str | Path, host: Host | None = None, on_full_disk: str = "stop"):
         self.folder = Path(workdir).absolute() / FOLDER
-        self._saving = 0
+        self._saving, self._host = 0, host or Host()
+        self._tolerant = choose(ON_FULL_DISK, on_full_disk, "on_full_disk")
+        self._failed: JaxsepError | None = None  # the last save
         best = policies.BestN(get_metric_fn=_sdr, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             best_fn=_sdr,
@@ -53,10 +62,8 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for leftover in (*self.folder.glob(f"*{TEMPORARY}*"), self.folder / DELETED):
-                shutil.rmtree(leftover, ignore_errors=True)
-            integrity.set_damaged_aside(self.folder)
+            with self._host.ahead():
+                self._tidy()
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
             raise JaxsepError(f"{self.folder}: cannot be used ({error}); choose another --workdir") from None
@@ -65,7 +72,11 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._host.count > 1 and not issubclass(kind, JaxsepError | Terminated):
+            return  # others may be gone, without whom the last save cannot be completed
         try:
+            if kind is None:
+                self.wait()
             self._guard(self._manager.close)
             self._empty_bin()
         except JaxsepError:
@@ -83,18 +94,23 @@ class Checkpoints:
                 step that was saved before it was validated is replaced.
 
         Raises:
-            JaxsepError: this save or the one before failed, e.g. because the disk is full.
+            JaxsepError: this save or the one before failed, e.g. because the disk is full, and is not tolerated.
         """
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
         composite = ocp.args.Composite(meta=ocp.args.JsonSave(dict(meta)), **args)
         metrics = None if sdr is None else {"sdr": sdr}
-        self.wait()
+        self._settle()
         self._empty_bin()
         self._saving = step
-        self._guard(lambda: self._check_room(items))
+        try:
+            self._guard(lambda: self._check_room(items))
+        except JaxsepError as error:
+            self._pass_over(error)
+            return
         if sdr is not None and step in self._manager.all_steps():
             self._guard(lambda: self._manager.delete(step))
         self._guard(lambda: self._manager.save(step, args=composite, metrics=metrics))
+        self._failed = None
 
     def wait(self) -> None:
         """Returns when the last save is complete.
@@ -102,7 +118,9 @@ class Checkpoints:
         Raises:
             JaxsepError: it failed.
         """
-        self._guard(self._manager.wait_until_finished)
+        self._settle()
+        if self._failed:
+            raise self._failed
 
     def restore(self, template: Mapping[str, Any]) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
         """The newest checkpoint as (step, items, meta), or None when there is none.
@@ -117,15 +135,42 @@ class Checkpoints:
         step = self._manager.latest_step()
         return None if step is None else (step, *_restore(self._manager, self.folder / str(step), template))
 
+    def _settle(self) -> None:
+        """Waits for the last save."""
+        try:
+            self._guard(self._manager.wait_until_finished)
+        except JaxsepError as error:
+            if self._host.count > 1:  # the others do not know
+                raise
+            self._pass_over(error)
+
+    def _pass_over(self, error: JaxsepError) -> None:
+        """A save that failed."""
+        if not self._tolerant:
+            raise error
+        integrity.warn(f"the run goes on without a checkpoint: {error}")
+        self._failed = error
+        self._tidy()
+        self._manager.reload()
+
     def _check_room(self, items: Mapping[str, Any]) -> None:
         """Refuses beforehand what would fill the disk: a write that fails half way makes Orbax's threads noisy."""
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(dict(items))) + ROOM
-        free = shutil.disk_usage(self.folder).free
+        free = self._host.gather(shutil.disk_usage(self.folder).free)[0]  # so that all save or none does
         if free < needed:
             raise OSError(f"it takes {needed / 2**20:.1f} MiB and {free / 2**20:.1f} MiB are free")
 
+    def _tidy(self) -> None:
+        """Removes what a kill left, and sets aside what is damaged."""
+        if self._host.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in (*self.folder.glob(f"*{TEMPORARY}*"), self.folder / DELETED):
+                shutil.rmtree(leftover, ignore_errors=True)
+            integrity.set_damaged_aside(self.folder)
+
     def _empty_bin(self) -> None:
-        shutil.rmtree(self.folder / DELETED, ignore_errors=True)
+        if self._host.first:
+            shutil.rmtree(self.folder / DELETED, ignore_errors=True)
 
     def _seal(self) -> None:
         """Called by Orbax when every item is written and the folder still has its temporary name."""

@@ -148,6 +148,7 @@ def defaults() -> Config:
             "log_every": 50,
             "eval_every": 5_000,
             "save_every": 1_000,
+            "on_full_disk": "stop",  # a checkpoint that cannot be written: stop | go_on, until the last one
             "patience": 0,  # evaluations without a better validation SDR before the run stops; 0 = never
             "tensorboard": False,
             "inference": {
@@ -364,7 +365,8 @@ def check(config: Config) -> None:
     """What no single part of the config can see.
 
     Raises:
-        JaxsepError: a source made of a stem that the data does not have, or durations and sizes below 1.
+        JaxsepError: a source made of a stem that the data does not have, a folder on object storage, or durations and
+            sizes below 1.
     """
     stems = parse_stems(config.data.stems)
     for source, members in parse_sources(config.sources).items():
@@ -385,10 +387,26 @@ def check(config: Config) -> None:
         raise JaxsepError("blend_weights: expected 0 or more, and above 0 for one net of every source")
     if config.data.standardise and not config.inference.standardise:
         raise JaxsepError("data.standardise=True needs inference.standardise=True: songs are separated as trained on")
-    further(config)
+    roots = {f"data.also.{name}.root": block.root for name, block in further(config).items()}
+    roots |= {"data.root": config.data.root, "data.unlabeled.root": config.data.unlabeled.root, "init": config.init}
+    for key, root in roots.items():
+        check_folder(root, key)
     for key in ("steps", "blend", "log_every", "eval_every", "save_every", "sample_rate", "channels"):
         if config[key] < 1:
             raise JaxsepError(f"{key}={config[key]}: expected 1 or more")
+
+
+def check_folder(path: str | Path, what: str) -> None:
+    """Refuses addresses, which would otherwise be taken for folders.
+
+    Raises:
+        JaxsepError: an address of object storage.
+    """
+    if match := re.match(r"(\w{2,}):/", str(path)):
+        raise JaxsepError(
+            f"{what}={path}: {match[1]}: is object storage, expected a folder; mount the data's bucket, and keep run "
+            "folders on a disk: docs/scale.md"
+        )
 
 
 def to_json(config: Config) -> str:

@@ -6,3 +6,7 @@ class JaxsepError(ValueError):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+class CommonError(JaxsepError):
+    """One that all processes of a training raise at the same moment, so that none has to tell the others."""

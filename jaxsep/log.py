@@ -59,6 +59,16 @@ class MetricsFile:
             os.fsync(file.fileno())
 
 
+class Silent:
+    """Stands in for `MetricsFile` in processes that do not write: every method does nothing."""
+
+    def write(self, step: int, kind: str, numbers: Mapping[str, Any], clock: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`, [] when there is none; a torn last line, left by a kill, is left out.
 

@@ -29,6 +29,9 @@ class Termination:
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGTERM, self._before)
 
+    def look(self) -> None:
+        """Where there are several processes, sets `asked` at the same step of all; each has to call it as often."""
+
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
         """A stretch that SIGTERM breaks off, or has broken off already.

@@ -26,7 +26,7 @@ from jaxtyping import PyTree
 from jaxsep import programs
 from jaxsep.config import Config, choose, parse_sources
 from jaxsep.data.statistics import Statistics
-from jaxsep.errors import JaxsepError
+from jaxsep.errors import CommonError, JaxsepError
 from jaxsep.initialisation import initialise
 from jaxsep.loss_scale import TOLERATED, LossScale
 from jaxsep.losses import Loss, partly
@@ -126,8 +126,20 @@ class Metrics:
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """All devices on one axis, `data`."""
-    return Mesh(np.array(devices or jax.devices()), ("data",))
+    """All devices on one axis, `data`: those of process 0, then those of process 1, as the shares of a batch are."""
+    ordered = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(ordered), ("data",))
+
+
+def local(tree: PyTree, mesh: Mesh) -> PyTree:
+    """What every device has a copy of, as arrays over these of them, which are of this process."""
+    whole, devices = NamedSharding(mesh, PartitionSpec()), set(mesh.devices.flat)
+
+    def here(x: Array) -> Array:
+        copies = [shard.data for shard in x.addressable_shards if shard.device in devices]
+        return jax.make_array_from_single_device_arrays(x.shape, whole, copies)
+
+    return jax.tree.map(here, tree)
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:
@@ -433,7 +445,7 @@ def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
 
 def failure(
     metrics: Metrics, step: int, sources: Sequence[str], examples: Sequence[str], where: str = ""
-) -> JaxsepError:
+) -> CommonError:
     """The error that stops a run at a step whose loss or gradient is not finite.
 
     Args:
@@ -454,7 +466,7 @@ def failure(
         if metrics.loss_scale is not None:
             what += f", the {TOLERATED}th overflow in a row"
     place = f" {where[0].upper()}{where[1:]}." if where else ""
-    return JaxsepError(
+    return CommonError(
         f"step {step}: {what}; examples: {'; '.join(named)}.{place} The state before it is saved: the same command "
         "replays the step; mend the data, or start again with a lower optim.learning_rate or with optim.clip"
     )

@@ -19,6 +19,7 @@ from jaxsep.config import Config, parse_sources, parse_stems
 from jaxsep.data import levels
 from jaxsep.data.tracks import MIXTURE, Track
 from jaxsep.errors import JaxsepError
+from jaxsep.hosts import Host
 from jaxsep.inference import Model
 from jaxsep.losses import Loss, Permuted
 from jaxsep.metrics.sdr import framewise_sdr
@@ -42,9 +43,20 @@ class Result:
 
 
 def make_validate(
-    separator: Any, loss: Loss, config: Config, mesh: Mesh, tracks: Sequence[Track]
-) -> Callable[[Mapping[str, Any]], Result]:
-    """(variables) -> Result over whole songs.
+    separator: Any, loss: Loss, config: Config, mesh: Mesh, tracks: Sequence[Track], host: Host | None = None
+) -> Callable[..., Result]:
+    """(variables, look) -> Result over whole songs; `look` is called before each of them.
+
+    Of several processes each has a share of the songs, and all have the result, but for the excerpt, which is that of
+    process 0. They call `look` equally often.
+
+    Args:
+        separator: of the run.
+        loss: of the run.
+        config: of the run.
+        mesh: this process's devices.
+        tracks: the songs.
+        host: this process among others.
 
     Raises:
         JaxsepError: no songs, or one shorter than a training segment.
@@ -59,26 +71,36 @@ def make_validate(
                 f"data.segment={config.data.segment} at {config.sample_rate} Hz; remove the song or set a shorter "
                 "segment"
             )
+    host = host or Host()
     measured = levels.measure(tracks, config) if config.data.standardise else None
     forward = training.make_losses(separator, loss)
     eval_step = jax.jit(lambda variables, batch: forward(variables, batch, False)[0])
 
-    def validate(variables: Mapping[str, Any]) -> Result:
+    def validate(variables: Mapping[str, Any], look: Callable[[], None] = lambda: None) -> Result:
+        variables = training.local(variables, mesh)
         model = Model.from_parts(separator, variables, config)
-        medians, losses, excerpt = [], [], {}
-        for index, track in enumerate(tracks):
+        scored, excerpt = [], {}
+        for first in range(0, len(tracks), host.count):
+            look()
+            index = first + host.index
+            if index >= len(tracks):
+                break
+            track = tracks[index]
             mix, references = read_song(track, sources, config)
             # Without the random shifts of scoring, as Demucs' authors validate: they cost their number.
             estimates = np.stack(list(model.separate(mix, config.sample_rate, shifts=0).values()))
             if isinstance(loss, Permuted):
                 estimates = loss.arrange(estimates, references)
-            medians.append(_median(framewise_sdr(references, estimates, config.sample_rate), axis=1))
+            median = _median(framewise_sdr(references, estimates, config.sample_rate), axis=1)
             excerpt = excerpt or _excerpt(mix, references, estimates, tuple(sources), config.sample_rate)
             if measured is not None:
                 mean, std = measured.mean[index], measured.std[index]
                 mix, references = _standardised(mix, references, mean, std, sources, config)
-            losses.append(_losses(eval_step, variables, mix, references, config, mesh))
-        sdr = _median(np.stack(medians), axis=0)
+            losses = _losses(eval_step, variables, mix, references, config, mesh)
+            scored.append((median.tolist(), losses.tolist()))
+        shares = host.gather(scored)
+        medians, losses = zip(*(shares[n % host.count][n // host.count] for n in range(len(tracks))), strict=True)
+        sdr = _median(np.array(medians), axis=0)
         for source, value in zip(sources, sdr, strict=True):
             if np.isnan(value):
                 raise JaxsepError(f"{source!r} is silent in all validation songs, so it cannot be scored; add others")

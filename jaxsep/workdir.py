@@ -26,6 +26,7 @@ CHANGEABLE = (
     "log_every",
     "eval_every",
     "save_every",
+    "on_full_disk",
     "patience",
     "tensorboard",
     "data.root",
@@ -52,6 +53,7 @@ def open_workdir(workdir: str | Path, config: configs.Config) -> Path:
         JaxsepError: not a folder, not writable, a run of another config (its differing keys are named), or a
             run that was packed, blended or imported.
     """
+    configs.check_folder(workdir, "--workdir")
     folder = Path(workdir)
     if folder.exists() and not folder.is_dir():
         raise JaxsepError(f"--workdir={workdir} is a file; give a folder")
@@ -70,8 +72,23 @@ def open_workdir(workdir: str | Path, config: configs.Config) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(folder, error) from None
-    write_text(path, configs.to_json(config))
+    text = configs.to_json(config)
+    if not path.exists() or path.read_text() != text:
+        write_text(path, text)
     return folder
+
+
+def comparable(config: configs.Config) -> dict[str, Any]:
+    """Values by key of all that the processes of a training have to agree on: where the data lies, they do not."""
+    flat = _flat(json.loads(configs.to_json(config)))
+    return {key: value for key, value in flat.items() if not re.fullmatch(r"data\.(.*\.)?root", key)}
+
+
+def code() -> dict[str, str]:
+    """Short sums of the package's sources, and the versions of what they use, by name."""
+    root = Path(__file__).parent
+    files = {path.relative_to(root.parent).as_posix(): path.read_bytes() for path in sorted(root.rglob("*.py"))}
+    return {name: hashlib.sha256(text).hexdigest()[:8] for name, text in files.items()} | versions()
 
 
 def record_run(

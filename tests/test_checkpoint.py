@@ -257,21 +257,45 @@ def test_a_save_that_would_fill_the_disk_is_refused(run, tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["1", "2"]
 
 
+def test_goes_on_while_the_disk_is_full_and_says_so(run, tmp_path, monkeypatch, capfd):
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+    usage = shutil.disk_usage(tmp_path)
+    with Checkpoints(tmp_path, on_full_disk="go_on") as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+            for step in (3, 4):
+                checkpoints.save(step, items(step), {})
+            with pytest.raises(JaxsepError, match=r"checkpoints/4: could not be written"):
+                checkpoints.wait()  # who asks whether it is saved is told the truth
+        said = capfd.readouterr().err.splitlines()
+        assert len(said) == 2 and "goes on without a checkpoint: " in said[0] and "checkpoint 2 is kept" in said[0]
+        checkpoints.save(5, items(5), {"history": [[5, 0.1]]})
+        checkpoints.wait()
+    assert_state(restore(tmp_path), 5)
+    assert integrity.steps(tmp_path / "checkpoints") == [2, 5]
+    with pytest.raises(JaxsepError, match=r"checkpoints/6: could not"), Checkpoints(tmp_path, None, "go_on") as last:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        last.save(6, items(6), {})
+
+
 FULL_DISK = """
     import resource, signal, sys
     import jax.numpy as jnp, numpy as np
     from jaxsep.checkpoint import Checkpoints
     from jaxsep.errors import JaxsepError
 
+    go_on = sys.argv[2] == "go_on"
     small = {"params": {"w": jnp.zeros(10)}}
     large = {"params": {"w": jnp.asarray(np.random.default_rng(0).standard_normal(300_000, np.float32))}}
     try:
-        with Checkpoints(sys.argv[1]) as checkpoints:
+        with Checkpoints(sys.argv[1], None, sys.argv[2]) as checkpoints:
             checkpoints.save(1, small, {})
             checkpoints.wait()
             # the system's answer to a file that grows too large stands for that to a disk that is full
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
             checkpoints.save(2, large, {})
+            if go_on:  # the failure is met by the next save
+                checkpoints.save(3, small, {})
             checkpoints.wait()
     except JaxsepError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -281,7 +305,7 @@ FULL_DISK = """
 
 def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "stop"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert f"{tmp_path / 'checkpoints' / '2'}: could not be written" in done.stderr
@@ -293,6 +317,14 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     assert at == 1
     np.testing.assert_array_equal(found["params"]["w"], np.zeros(10))
     assert os.listdir(tmp_path / "checkpoints") == ["1"]
+
+    done = subprocess.run(
+        [*command[:-1], str(tmp_path / "go_on"), "go_on"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "the run goes on without a checkpoint: " in line and "checkpoints/2: could not be written" in line
+    assert sorted(os.listdir(tmp_path / "go_on" / "checkpoints")) == ["1", "3"]
 
 
 def test_a_save_does_not_see_what_comes_after_it(tmp_path):

@@ -525,6 +525,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(songs, tmp_path, c
         (["--config.precision=float16, net/voc*/cnv1=f32"], "matches no layer of this net; near it are net/vocals"),
         (["--config.data.root=/nowhere"], "data.root='/nowhere' is not a folder"),
         (["--config.data.segment=32000"], "shorter than"),
+        (["--config.data.root=s3://b/songs"], "data.root=s3://b/songs: s3: is object storage, expected a folder"),
+        (["--workdir=gs://b/run"], "--workdir=gs://b/run: gs: is object storage, expected a folder; mount"),
+        (
+            ["--config.on_full_disk=goon"],
+            "on_full_disk='goon' is unknown, expected one of stop, go_on; did you mean 'go_on'",
+        ),
         (["--workdir={file}"], "is a file; give a folder"),
         (["--workdir={file}/run"], "cannot be written"),
         (["--workdir="], "--workdir is missing"),

@@ -1,0 +1,101 @@
+"""The process that a user starts on each of several hosts: it starts the one that trains, and says how that one ended.
+
+When a process of a joined training dies or hangs, JAX aborts the others, each with a stack trace. So the training runs
+in a child, where what is written below Python goes into a file of which only one line is made; and what the child
+cannot say of itself any more, that it was killed or stopped, is said for it. Nothing here imports JAX.
+"""
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import IO, NoReturn
+
+from jaxsep.hosts import AGAIN, LOST, SUPERVISED, Group
+from jaxsep.termination import STATUS as TERMINATED
+
+ABORTED = "JAX distributed service detected fatal errors"  # what JAX logs as it aborts a process that has lost others
+
+
+def supervised() -> bool:
+    """Whether this is the child."""
+    return SUPERVISED in os.environ
+
+
+def supervise(argv: Sequence[str], group: Group) -> int:
+    """Runs the command in a child and returns its exit status; `LOST` with one line where another process is gone.
+
+    SIGTERM is passed on, Ctrl-C reaches the child from the terminal. A child that has given signs and then gives none
+    for `group.timeout` seconds is killed.
+    """
+    signs, sign = os.pipe()
+    speech = [os.dup(1), os.dup(2)]
+    with tempfile.TemporaryFile("w+", errors="replace") as noise:
+        passed = (sign, *speech)
+        environment = os.environ | {SUPERVISED: ",".join(map(str, passed))}
+        child = subprocess.Popen([sys.executable, *argv], env=environment, stdout=noise, stderr=noise, pass_fds=passed)
+        for descriptor in passed:
+            os.close(descriptor)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(number))
+        joined, silent = _watch(child, signs, group.timeout)
+        noise.seek(0)
+        status, line = _account(child.wait(), noise, group, joined, silent)
+    if line:
+        print(line, file=sys.stderr, flush=True)
+    return status
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process; one of several that has failed must not wait for the others, as JAX does at exit."""
+    if supervised() and status not in (0, TERMINATED):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _watch(child: subprocess.Popen, signs: int, timeout: float) -> tuple[bool, bool]:
+    """Waits for the end of the child; whether it gave signs, and whether it was killed because it gave no more."""
+    last = None
+    while child.poll() is None:
+        if select.select([signs], [], [], 0.2)[0]:
+            if os.read(signs, 4096):
+                last = time.monotonic()
+            else:  # closed: the child is ending
+                child.wait()
+        elif last is not None and time.monotonic() - last > timeout:
+            child.kill()
+            child.wait()
+            return True, True
+    return last is not None, False
+
+
+def _account(code: int, noise: IO[str], group: Group, joined: bool, silent: bool) -> tuple[int, str]:
+    """Exit status, and the line that the child could not write itself."""
+    if silent:
+        return LOST, f"{group} gave no sign for {group.timeout:g} s and was ended; {AGAIN}"
+    if code in (0, 2, LOST, 130, TERMINATED):
+        return code, ""
+    text = noise.read()
+    if ABORTED in text and not joined:
+        return LOST, f"{group}: not all have come to {group.coordinator} in {3 * group.timeout:g} s; start all of them"
+    if ABORTED in text:
+        return LOST, f"{group} stopped: {_culprit(text)} died or hangs; {AGAIN}"
+    if code != -signal.SIGKILL:  # a crash of its own
+        sys.stderr.write(text)
+    if code > 0:
+        return code, f"{group} failed with status {code}"
+    return 128 - code, f"{group} was ended by {signal.Signals(-code).name}; {AGAIN}"
+
+
+def _culprit(text: str) -> str:
+    """Whom JAX misses: it lists numbers of processes one a line; who cannot reach process 0 misses that one."""
+    listed = re.search(r"stopped sending heartbeats\):\n((?:\S*\d+\n)+)", text)
+    numbers = re.findall(r"(\d+)$", listed[1], re.MULTILINE) if listed else ["0"]
+    return f"process {', '.join(numbers)}"
