@@ -14,9 +14,10 @@ Trained on MUSDB18 only, users and the authors report averages of 4.0 to 4.4.
 
 Variants: `vocals`, `2stems`, `4stems` (default), `5stems` (softmax over the sources; needs piano stems); `16khz`
 (1,536 bins); `1024` (a seventh level of 1,024 channels); `report` and `report22k` (the recipe of a comparative
-study: mono, L2, learning rate halved on milestones; at 22,050 Hz the same for speed); `demo` (narrow, on the
-built-in songs, minutes on two cores); `excerpt` (paper width, fitted to one short real excerpt); `rendered` (a
-quarter to half an hour on two cores, on songs of `jaxsep data render` or others in stem folders: docs/data.md).
+study: mono, L2, learning rate halved on milestones; at 22,050 Hz the same for speed); `bands` (as `report`, with a net
+for what lies below 2,756 Hz, one for what lies above, and one for both); `demo` (narrow, on the built-in songs,
+minutes on two cores); `excerpt` (paper width, fitted to one short real excerpt); `rendered` (a quarter to half an hour
+on two cores, on songs of `jaxsep data render` or others in stem folders: docs/data.md).
 """
 
 from jaxsep.config import Config, choose, defaults, study
@@ -33,6 +34,7 @@ VARIANTS = {
     "1024": None,
     "report": None,
     "report22k": None,
+    "bands": None,
     "demo": None,
     "excerpt": dict.fromkeys(STEMS, 9_823_749),
     "rendered": None,
@@ -74,7 +76,7 @@ def get_config(variant: str = "4stems") -> Config:
         config.front.bins = 1536
     elif variant == "1024":
         config.model.channels = (16, 32, 64, 128, 256, 512, 1024)
-    elif variant in ("report", "report22k"):
+    elif variant in ("report", "report22k", "bands"):
         _report(config, variant)
     elif variant == "demo":
         _demo(config)
@@ -93,8 +95,14 @@ def _frames(config: Config, frames: int) -> None:
 
 
 def _report(config: Config, variant: str) -> None:
-    """The study, with L2; `report22k` has half the rate, the same frame length in seconds, every bin but Nyquist's."""
+    """The study, with L2; `report22k` has half the rate, the same frame length in seconds, every bin but Nyquist's.
+
+    `bands` has a net for each band and one for all bins, half as wide.
+    """
     study(config)
+    if variant == "bands":
+        config.bands.update(splits=(256,), full=True)
+        config.bands.by_band.full = {"channels": tuple(width // 2 for width in config.model.channels)}
     if variant == "report22k":
         config.sample_rate, config.data.resample = 22050, True
         config.front.update(frame=2048, hop=512, bins=1024)

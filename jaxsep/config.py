@@ -47,6 +47,13 @@ def defaults() -> Config:
             "model": {"name": ""},
             "per_source": False,  # one net per source
             "model_by_source": {},  # source -> fields of `model` that are its own, under per_source
+            "bands": {  # one net of `model` for each band of bins: jaxsep/models/band_split.py
+                "splits": (),  # bins where one band ends and the next begins; () = one net for all bins
+                "by_band": {},  # band0, band1, ..., full -> fields of `model` that are its own
+                "full": False,  # a net for all bins beside those of the bands
+                "merge": 0,  # channels of the net that merges their outputs; 0 = they are added
+                "multiple": 1,  # of bins that `model` takes: bands get so many by zeros above them
+            },
             "blend": 1,  # nets of the kind, trained apart, whose outputs are averaged: `jaxsep models blend`
             "blend_weights": (),  # of each of them, one for each source; () = all alike
             "front": {
@@ -378,6 +385,14 @@ def check(config: Config) -> None:
     for source in config.model_by_source:
         if not config.per_source or source not in (*stems, *parse_sources(config.sources)):
             raise JaxsepError(f"model_by_source: {source!r} is neither a source nor a stem of a per_source system")
+    bands = config.bands
+    if not bands.splits and (bands.full or bands.merge or bands.by_band):
+        raise JaxsepError("bands: full, merge and by_band need bands.splits, the bins where bands end")
+    for name in bands.by_band:
+        if name not in {f"band{i}" for i in range(len(bands.splits) + 1)} | ({"full"} if bands.full else set()):
+            raise JaxsepError(f"bands.by_band: {name!r} is no net of bands.splits={tuple(bands.splits)}")
+    if bands.merge < 0 or bands.multiple < 1:
+        raise JaxsepError(f"bands: merge={bands.merge}, multiple={bands.multiple}; expected 0 or more, 1 or more")
     rows, count = config.blend_weights, len(parse_sources(config.sources))
     if rows and (config.per_source or len(rows) != config.blend or any(len(row) != count for row in rows)):
         raise JaxsepError(

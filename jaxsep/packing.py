@@ -19,7 +19,7 @@ from jaxsep.errors import JaxsepError
 
 # What makes the separator; in all else the parts may differ, and the first one's value is written down.
 ARCHITECTURE = (
-    *("name", "model", "model_by_source", "per_source", "front", "head", "block", "blend"),
+    *("name", "model", "model_by_source", "per_source", "bands", "front", "head", "block", "blend"),
     *("sample_rate", "channels", "inference"),
 )
 

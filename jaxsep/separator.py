@@ -256,6 +256,8 @@ def _check_fit(front: Any, config: configs.Config) -> None:
             f"front.name={config.front.name!r} gives {DOMAINS[front.domain]}, but model.name={config.model.name!r} "
             f"takes {wanted}; use one of {fitting}"
         )
+    if config.bands.splits and front.domain != "spectrum":
+        raise JaxsepError(f"bands.splits: front.name={config.front.name!r} gives {DOMAINS[front.domain]}, without bins")
     if config.data.segment < front.span:
         raise JaxsepError(
             f"data.segment={config.data.segment} leaves no whole frame of {front.span} samples; use at least as many, "
@@ -272,15 +274,26 @@ def build(config: configs.Config) -> Separator:
     from jaxsep import frontends
     from jaxsep.heads import HEADS, POSTS
     from jaxsep.models import MODELS
+    from jaxsep.models.band_split import BandSplit, names
 
     sources: Sequence[str] = tuple(configs.parse_sources(config.sources))
     policy = parse_policy(config.precision)
 
-    def net(changes: configs.Config, count: int) -> nn.Module:
-        """The net for `count` sources."""
+    def construct(changes: configs.Config, count: int) -> nn.Module:
+        """A net of `model` for `count` sources."""
         spec = {**config.model, **changes}
         model = configs.choose(MODELS, spec["name"], "model.name")
-        made = configs.construct(MODELS, spec, "model", dtype=policy.compute, **_fields(model, sources=count))
+        return configs.construct(MODELS, spec, "model", dtype=policy.compute, **_fields(model, sources=count))
+
+    def net(changes: configs.Config, count: int) -> nn.Module:
+        """The net for `count` sources, made of one for each band where there are bands."""
+        bands = config.bands
+        if bands.splits:
+            own = {name: {**changes, **bands.by_band.get(name, {})} for name in names(bands.splits, bands.full)}
+            nets = {name: construct(fields, count) for name, fields in own.items()}
+            made = BandSplit(nets, tuple(bands.splits), bands.merge, bands.multiple, policy.compute)
+        else:
+            made = construct(changes, count)
         return Blend([made] * config.blend, tuple(map(tuple, config.blend_weights))) if config.blend > 1 else made
 
     front = frontends.build(config)
