@@ -165,13 +165,13 @@ def train(
         # --- Loop: the numbers of a step are fetched while the next one runs ------------------------------
         progress = log.Progress(step, config.steps, train_step.work(config, mesh))
 
-        def save(sdr: float | None = None) -> None:
+        def save(sdr: float | None = None, weights: str | None = None) -> None:
             metrics_file.sync()
             meta = {"history": history, "window": window.state()}
             if state.loss_scale is not None:
                 meta["precision"] = config.precision
             with compilations.first_only("saving"):
-                checkpoints.save(int(state.step), state.items(), meta, sdr)
+                checkpoints.save(int(state.step), state.items(), meta, sdr, weights)
 
         def settle(at: int, metrics: training.Metrics) -> None:
             with progress.waiting("device"):
@@ -193,10 +193,11 @@ def train(
                 if board:
                     board.scalars(at, "train", means)
 
-        def evaluate() -> float:
+        def evaluate() -> tuple[float, str]:
+            """The SDR, and whose it is: of several averages of the weights the best one counts."""
             started = time.perf_counter()
             with termination.interrupting(), compilations.first_only("the validation"):
-                result = validate(state.variables, termination.look)
+                weights, result = validation.best(lambda found: validate(found, termination.look), state.candidates)
             clock = {"seconds": round(time.perf_counter() - started, 3)}
             history.append([step, result.scores["sdr"]])
             metrics_file.write(step, "valid", result.scores | result.shapes, clock)
@@ -206,15 +207,15 @@ def train(
             if board:
                 board.scalars(step, "valid", result.scores)
                 board.excerpt(step, result.excerpt)
-            return result.scores["sdr"]
+            return result.scores["sdr"], weights
 
         def conclude() -> None:
             """Validation, where it is due, and a checkpoint; what SIGTERM interrupts, the next start makes up for."""
             try:
-                sdr = None if validated() else evaluate()
+                sdr, weights = (None, None) if validated() else evaluate()
             except Terminated:
-                sdr = None
-            save(sdr)
+                sdr = weights = None
+            save(sdr, weights)
             progress.skip(step)
             if termination.asked:
                 checkpoints.wait()

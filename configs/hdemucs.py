@@ -62,7 +62,7 @@ def get_config(variant: str = "v3") -> Config:
     config.loss.name = "wave_l1"
     presets.take(config, "demucs_v2")
     config.data.update(standardise=True, batch_size=64)
-    config.optim.update(learning_rate=3e-4, ema=0.9999)
+    config.optim.update(learning_rate=3e-4, ema=(0.9999,))
     config.inference.update(segment=44.0, overlap=0.25, last="short", standardise=True)
     _rate(config, {"medium": 22_050, "low": 8_000}.get(variant, 44_100))
     _epochs(config, 600)
@@ -103,7 +103,7 @@ def _report(config: Config) -> None:
     study(config)
     config.front = {"name": "identity"}
     config.data.update(shift=0, sign=0.0, segment=6 * config.sample_rate)
-    config.optim.ema = 0.0
+    config.optim.ema = ()
 
 
 def _demo(config: Config) -> None:
@@ -116,7 +116,7 @@ def _demo(config: Config) -> None:
     config.model.update(frame=1024, depth=5, channels=12, dconv_depth=1)
     config.model.update(norm_starts=3, dconv_lstm=3, dconv_attention=3)
     config.inference.update(segment=6.0, last="moved")
-    config.optim.update(learning_rate=2e-3, ema=0.0)
+    config.optim.update(learning_rate=2e-3, ema=())
     config.optim.schedule.update(name="warmup_cosine", warmup=30)
     config.steps = 600
     config.log_every, config.save_every, config.eval_every = 20, 300, 300

@@ -57,7 +57,7 @@ def get_config(variant: str = "v4") -> Config:
     config.loss.name = "wave_l1"
     presets.take(config, "demucs_v2")
     config.data.update(standardise=True, batch_size=32)
-    config.optim.update(learning_rate=3e-4, ema=0.9999)
+    config.optim.update(learning_rate=3e-4, ema=(0.9999,))
     config.inference.update(overlap=0.25, last="short", standardise=True)
     config.steps, config.eval_every = 1_200 * 800, 800
     _segment(config, round((10 * 0.88 - 1) * config.sample_rate))
@@ -90,7 +90,7 @@ def _report(config: Config) -> None:
     study(config)
     config.front = {"name": "identity"}
     config.data.update(shift=0, sign=0.0)
-    config.optim.ema = 0.0
+    config.optim.ema = ()
     _segment(config, 6 * config.sample_rate)
 
 
@@ -101,7 +101,7 @@ def _demo(config: Config) -> None:
     config.data.update(source="builtin", remix="stem", shift=0, batch_size=4, augment=defaults().data.augment)
     config.model.update(frame=2048, channels=8, dconv_depth=1, dconv_compress=4, bottom=64, layers=2, heads=4)
     config.inference.last = "moved"
-    config.optim.update(learning_rate=2e-3, ema=0.0)
+    config.optim.update(learning_rate=2e-3, ema=())
     config.optim.schedule.update(name="warmup_cosine", warmup=30)
     config.steps = 450
     config.log_every, config.save_every, config.eval_every = 20, 225, 225

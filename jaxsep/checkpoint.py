@@ -83,7 +83,14 @@ class Checkpoints:
             if kind is None:  # else the error on its way out is the first one
                 raise
 
-    def save(self, step: int, items: Mapping[str, Any], meta: Mapping[str, Any], sdr: float | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        items: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        sdr: float | None = None,
+        weights: str | None = None,
+    ) -> None:
         """Starts a save when the one before is complete; the arrays may be donated as soon as this returns.
 
         Args:
@@ -92,13 +99,14 @@ class Checkpoints:
             meta: JSON values that belong to the state.
             sdr: validation SDR at this step, or None where it was not validated. With it a checkpoint of the same
                 step that was saved before it was validated is replaced.
+            weights: the item whose parameters have this SDR.
 
         Raises:
             JaxsepError: this save or the one before failed, e.g. because the disk is full, and is not tolerated.
         """
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
         composite = ocp.args.Composite(meta=ocp.args.JsonSave(dict(meta)), **args)
-        metrics = None if sdr is None else {"sdr": sdr}
+        metrics = None if sdr is None else {"sdr": sdr} | ({"weights": weights} if weights else {})
         self._settle()
         self._empty_bin()
         self._saving = step
@@ -227,7 +235,10 @@ def _newest_whole(folder: Path, steps: list[int]) -> Path:
 
 
 def load_variables(workdir: str | Path, which: str | int = "best") -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters (the averaged ones, where the run has them) and batch statistics, without the optimiser.
+    """Parameters and batch statistics, without the optimiser.
+
+    Where the run has averaged parameters, they are those that had the best validation SDR at the step, and the first
+    ones of a step that was not validated.
 
     Args:
         workdir: the run folder.
@@ -294,8 +305,8 @@ def save_variables(workdir: str | Path, variables: Mapping[str, Any], step: int 
 
 
 def _variables(checkpoint: Path) -> dict[str, Any]:
-    """Reads params (or ema) and batch_stats, whatever devices they were saved from."""
-    params = "ema" if (checkpoint / "ema").is_dir() else "params"
+    """Reads parameters and batch_stats, whatever devices they were saved from."""
+    params = _metrics(checkpoint).get("weights") or ("ema" if (checkpoint / "ema").is_dir() else "params")
     variables = {}
     with ocp.StandardCheckpointer() as reader:
         for collection, item in (
@@ -311,13 +322,18 @@ def _variables(checkpoint: Path) -> dict[str, Any]:
 
 def _score(checkpoint: Path) -> float:
     """Validation SDR of a checkpoint, -inf where it was not validated."""
+    return _metrics(checkpoint).get("sdr", -np.inf)
+
+
+def _metrics(checkpoint: Path) -> dict[str, Any]:
+    """What `save` was told of a checkpoint's validation; {} where it was not validated."""
     try:
-        return json.loads((checkpoint / "metrics" / "metrics").read_text())["sdr"]
-    except (OSError, ValueError, KeyError):
-        return -np.inf
+        return json.loads((checkpoint / "metrics" / "metrics").read_text())
+    except (OSError, ValueError):
+        return {}
 
 
-def _sdr(metrics: Mapping[str, float]) -> float:
+def _sdr(metrics: Mapping[str, Any]) -> float:
     return metrics["sdr"]
 
 

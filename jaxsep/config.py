@@ -133,7 +133,7 @@ def defaults() -> Config:
                 "weight_decay": 0.0,
                 "clip": 0.0,  # largest global norm of the gradient; 0 = off
                 "accumulate": 1,  # micro-batches that one step averages
-                "ema": 0.0,  # decay of the averaged weights; 0 = off
+                "ema": (),  # decays of averaged weights, of which the best are kept; 0 = the weights themselves
                 "parts": "",  # rates of parts, relative: "net/*/conv*=0, net/vocals=0.1"; 0 = frozen: jaxsep/parts.py
                 "front": {  # of a front end that is trained
                     "rate": 1.0,  # its learning rate, relative to that of the net
@@ -453,6 +453,8 @@ def _read_json(path: Path) -> Config:
         raise JaxsepError(f"{path}: cannot be read ({error.strerror}); expected the config.json of a run") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise JaxsepError(f"{path}: damaged ({error}); restore it from the config that made the run") from None
+    if not isinstance(values["optim"]["ema"], list | tuple):  # runs from when there was one decay, or 0 for none
+        values["optim"]["ema"] = [decay for decay in [values["optim"]["ema"]] if decay]
     return ConfigDict(_frozen(values)).lock()
 
 

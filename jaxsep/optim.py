@@ -167,9 +167,11 @@ def build(optim: Config, steps: int, float16: bool = False) -> Optimiser:
     for key in ("clip", "weight_decay"):
         if not optim[key] >= 0:
             raise JaxsepError(f"optim.{key}={optim[key]}: expected 0 (off) or more")
-    for key in ("b1", "b2", "ema"):
+    for key in ("b1", "b2"):
         if not 0 <= optim[key] < 1:
             raise JaxsepError(f"optim.{key}={optim[key]}: expected 0 <= {key} < 1")
+    if any(not 0 <= decay < 1 for decay in optim.ema) or len(set(optim.ema)) < len(optim.ema):
+        raise JaxsepError(f"optim.ema={tuple(optim.ema)}: expected decays from 0 to below 1, each once")
     if schedule.name == "plateau" and schedule.patience < 1:
         raise JaxsepError(f"optim.schedule.patience={schedule.patience}: expected 1 or more evaluations")
     if float16:

@@ -54,7 +54,7 @@ class TrainState:
         params: trainable parameters.
         batch_stats: running statistics, {} without batch norm.
         opt_state: of the optimiser.
-        ema: averaged parameters, or None.
+        ema: averaged parameters, by the decays of the config.
         key: of dropout; never changes, each step folds its number in.
         ok: whether no step has met a loss or gradient that is not finite, bool.
         loss_scale: under float16, otherwise None.
@@ -64,21 +64,31 @@ class TrainState:
     params: PyTree
     batch_stats: PyTree
     opt_state: PyTree
-    ema: PyTree
+    ema: tuple[PyTree, ...]
     key: Leaf
     ok: Leaf
     loss_scale: LossScale | None = None
 
     @property
+    def averages(self) -> dict[str, PyTree]:
+        """Averaged parameters by the name of their item in a checkpoint: ema, ema2, ..."""
+        return {f"ema{number if number > 1 else ''}": params for number, params in enumerate(self.ema, 1)}
+
+    @property
+    def candidates(self) -> dict[str, dict[str, PyTree]]:
+        """What validation compares and inference may use, by name: the averaged parameters where there are some."""
+        weights = self.averages or {"params": self.params}
+        return {name: {"params": params, "batch_stats": self.batch_stats} for name, params in weights.items()}
+
+    @property
     def variables(self) -> dict[str, PyTree]:
-        """What validation and inference use: the averaged parameters where there are some."""
-        params = self.params if self.ema is None else self.ema
-        return {"params": params, "batch_stats": self.batch_stats}
+        """The first of the candidates."""
+        return next(iter(self.candidates.values()))
 
     def items(self) -> dict[str, PyTree]:
         """The state as the checkpoint holds it; inference reads all but `training` and `loss_scale`."""
         training = {"step": self.step, "opt_state": self.opt_state, "key": self.key}
-        variables = {"params": self.params, "ema": self.ema, "batch_stats": self.batch_stats}
+        variables = {"params": self.params, **self.averages, "batch_stats": self.batch_stats}
         return {**variables, "training": training, "loss_scale": self.loss_scale}
 
     @classmethod
@@ -86,7 +96,7 @@ class TrainState:
         """The inverse of `items`; `ok` is not saved."""
         return cls(
             params=items["params"],
-            ema=items["ema"],
+            ema=tuple(params for name, params in items.items() if name.startswith("ema")),
             batch_stats=items["batch_stats"],
             ok=ok,
             loss_scale=items["loss_scale"],
@@ -186,7 +196,7 @@ def init_state(
             params=params,
             batch_stats=variables.get("batch_stats", {}),
             opt_state=optimiser.directions.init(params),
-            ema=params if config.optim.ema else None,
+            ema=(params,) * len(config.optim.ema),
             key=jax.random.fold_in(key, 1),
             ok=jnp.bool(True),
             loss_scale=LossScale.fresh() if parse_policy(config.precision).float16 else None,
@@ -235,7 +245,7 @@ def start_from(state: TrainState, variables: Mapping[str, PyTree], optimiser: Op
     def create(given: Mapping[str, PyTree]) -> dict[str, PyTree]:
         # Copies: the state is donated, and on a CPU an array may be the memory of the one that it was made from.
         copied = jax.tree.map(jnp.copy, given)
-        averaged = None if state.ema is None else copied["params"]
+        averaged = (copied["params"],) * len(state.ema)
         return {**copied, "opt_state": optimiser.directions.init(copied["params"]), "ema": averaged}
 
     return dataclasses.replace(state, **jax.jit(create, out_shardings=NamedSharding(mesh, PartitionSpec()))(given))
@@ -377,7 +387,7 @@ def make_train_step(
     The state is donated: the one passed in cannot be used again.
     """
     parallel = choose(PARALLEL, config.parallel, "parallel")
-    gradient, decay = parallel(make_gradient(separator, loss, config), mesh), config.optim.ema
+    gradient, decays = parallel(make_gradient(separator, loss, config), mesh), tuple(config.optim.ema)
 
     def step(state: TrainState, batch: Batch, scale: Array) -> tuple[TrainState, Metrics]:
         grads, batch_stats, losses = gradient(state, batch)
@@ -388,7 +398,10 @@ def make_train_step(
         directions: Any
         directions, opt_state = optimiser.directions.update(grads, state.opt_state, state.params)
         params = optimiser.moved(state.params, directions, state.step, scale)
-        ema = None if state.ema is None else jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)
+        ema = tuple(
+            jax.tree.map(lambda e, p, share=1 - decay: e + share * (p - e), average, params)
+            for decay, average in zip(decays, state.ema, strict=True)
+        )
         moved = TrainState(state.step + 1, params, batch_stats, opt_state, ema, state.key, state.ok)
         if state.loss_scale is not None:
             loss_scale = state.loss_scale.after(finite)

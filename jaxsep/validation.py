@@ -113,6 +113,24 @@ def make_validate(
     return validate
 
 
+def best(
+    validate: Callable[[Mapping[str, Any]], Result], candidates: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, Result]:
+    """Which of a state's candidates has the best SDR, the first of those that are equal.
+
+    Args:
+        validate: of `make_validate`.
+        candidates: variables by name.
+
+    Returns:
+        Its name and its result; where there are several, with the SDR of each among the scores, as `sdr_of/<name>`.
+    """
+    results = {name: validate(variables) for name, variables in candidates.items()}
+    name = max(results, key=lambda name: results[name].scores["sdr"])
+    each = {f"sdr_of/{name}": result.scores["sdr"] for name, result in results.items()} if len(results) > 1 else {}
+    return name, dataclasses.replace(results[name], scores=results[name].scores | each)
+
+
 def read_song(
     track: Track, sources: Mapping[str, Sequence[str]], config: Config
 ) -> tuple[Float[np.ndarray, "t c"], Float[np.ndarray, "s t c"]]:

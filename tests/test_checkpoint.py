@@ -26,6 +26,17 @@ def items(step, ema=True):
     }
 
 
+@pytest.mark.parametrize(("weights", "sign"), [("ema", -1), ("ema2", 3), ("params", 1), (None, -1)])
+def test_the_weights_that_were_best_are_loaded(tmp_path, weights, sign):
+    """And the first averaged ones where none were compared, as in runs from before there could be several."""
+    several = items(1) | {"ema2": jax.tree.map(lambda x: 3 * x, items(1)["params"])}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, several, {}, None if weights is None else 5.0, weights)
+    variables, info = load_variables(tmp_path)
+    np.testing.assert_array_equal(variables["params"]["net"]["kernel"], sign * items(1)["params"]["net"]["kernel"])
+    assert info == {"step": 1, "sdr": None if weights is None else 5.0}
+
+
 def template():
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = jax.eval_shape(lambda: items(0))

@@ -98,6 +98,14 @@ def test_a_damaged_run_config_is_named(tmp_path):
         configs.run_config(tmp_path)
 
 
+@pytest.mark.parametrize(("before", "now"), [(0.0, ()), (0.999, (0.999,)), ([0.9, 0.5], (0.9, 0.5))])
+def test_runs_with_one_decay_or_none_are_read(tmp_path, before, now):
+    text = json.loads(configs.to_json(configs.load_config(f"{SPLEETER}:demo")))
+    text["optim"]["ema"] = before
+    (tmp_path / "config.json").write_text(json.dumps(text))
+    assert configs.run_config(tmp_path).optim.ema == now
+
+
 def test_every_config_file_builds_and_is_consistent():
     for path in sorted(configs.configs_folder().glob("*.py")):
         module = configs.load_module(path)

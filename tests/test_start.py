@@ -92,7 +92,7 @@ def test_a_run_starts_with_the_best_weights_of_another_one_and_does_not_need_it_
 
 
 def test_the_state_takes_weights_and_statistics_and_can_be_donated(songs, first):
-    config = settings(songs, optim={"ema": 0.9})
+    config = settings(songs, optim={"ema": (0.9, 0.5)})
     model, mesh = separator.build(config), training.make_mesh(jax.devices()[:1])
     optimiser = optim.build(config.optim, config.steps)
     variables, _ = load_start(settings(songs, init=str(first)))
@@ -102,7 +102,8 @@ def test_the_state_takes_weights_and_statistics_and_can_be_donated(songs, first)
     equal(state.batch_stats, variables["batch_stats"])
     assert any(np.any(leaf) for leaf in jax.tree.leaves(state.batch_stats))
     equal(state.opt_state, fresh.opt_state)
-    equal(state.ema, variables["params"])
+    for average in state.ema:
+        equal(average, variables["params"])
     assert int(state.step) == 0
     leaves = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.params, state.ema, state.batch_stats))]
     assert len(set(leaves)) == len(leaves)

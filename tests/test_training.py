@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxsep import losses, optim, training
+from jaxsep import losses, optim, training, validation
 from jaxsep.config import defaults
 from jaxsep.errors import JaxsepError
 from jaxsep.frontends import Identity, Stft
@@ -197,15 +197,33 @@ def test_clipping_bounds_the_update():
 
 
 def test_averaged_parameters():
-    run = Run(wave_separator(), "wave_l2", optim__ema=0.75, optim__learning_rate=0.1)
-    average = run.params()["net"]["gains"]
+    run = Run(wave_separator(), "wave_l2", optim__ema=(0.75, 0.0, 0.5), optim__learning_rate=0.1)
+    slow = fast = run.params()["net"]["gains"]
     for seed in range(3):
         run.step(batch(seed))
-        average = 0.75 * average + 0.25 * run.params()["net"]["gains"]
-    np.testing.assert_allclose(run.state.ema["net"]["gains"], average, rtol=1e-6)
-    assert run.state.variables["params"] is run.state.ema
-    assert np.abs(average - run.params()["net"]["gains"]).max() > 1e-3
-    assert Run(wave_separator(), "wave_l2").state.ema is None
+        slow = 0.75 * slow + 0.25 * run.params()["net"]["gains"]
+        fast = 0.5 * fast + 0.5 * run.params()["net"]["gains"]
+    for found, expected in zip(run.state.ema, (slow, run.params()["net"]["gains"], fast), strict=True):
+        np.testing.assert_allclose(found["net"]["gains"], expected, rtol=1e-6)
+    assert list(run.state.candidates) == ["ema", "ema2", "ema3"]
+    assert run.state.candidates["ema3"]["params"] is run.state.ema[2]
+    assert min(np.abs(a - b).max() for a, b in ((slow, fast), (fast, run.params()["net"]["gains"]))) > 1e-3
+    again = training.TrainState.from_items(run.state.items(), run.state.ok)
+    assert all(a is b for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(run.state), strict=True))
+    alone = Run(wave_separator(), "wave_l2").state
+    assert alone.ema == () and alone.candidates["params"]["params"] is alone.params
+
+
+def test_the_candidate_with_the_best_score_counts():
+    def validate(variables):
+        return validation.Result({"sdr": variables["score"], "loss": -variables["score"]}, {}, {})
+
+    found = {name: {"score": score} for name, score in {"ema": 1.0, "ema2": 3.0, "ema3": 3.0}.items()}
+    name, result = validation.best(validate, found)
+    assert name == "ema2"
+    assert result.scores == {"sdr": 3.0, "loss": -3.0, "sdr_of/ema": 1.0, "sdr_of/ema2": 3.0, "sdr_of/ema3": 3.0}
+    name, result = validation.best(validate, {"params": {"score": 2.0}})
+    assert (name, result.scores) == ("params", {"sdr": 2.0, "loss": -2.0})
 
 
 def test_dropout_differs_by_step_and_repeats_by_seed():
@@ -239,7 +257,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_a_step_that_is_not_finite_changes_nothing(poison):
-    run = Run(spectral_separator(), "l1", optim__ema=0.9, optim__name="adam")
+    run = Run(spectral_separator(), "l1", optim__ema=(0.9,), optim__name="adam")
     run.step(batch())
     good = run.state.items()
     good = jax.tree.map(np.copy, jax.device_get({**good, "training": {**good["training"], "key": None}}))
@@ -278,7 +296,7 @@ def collectives(run):
 
 def test_one_exchange_per_step():
     """Of gradients, batch statistics and losses together."""
-    run = Run(spectral_separator(), "l1", 4, parallel="device", optim__name="adam", optim__ema=0.9, optim__clip=1.0)
+    run = Run(spectral_separator(), "l1", 4, parallel="device", optim__name="adam", optim__ema=(0.9,), optim__clip=1.0)
     assert collectives(run) == ["all-reduce"]
     assert len(collectives(Run(spectral_separator(), "l1", 4))) > 1  # what XLA makes of the whole batch
 
@@ -397,7 +415,7 @@ def test_a_scaled_gradient_is_that_of_the_loss():
 
 
 def test_a_step_that_overflows_is_left_out_and_counted():
-    run = Run(spectral_separator(), "l1", precision="float16", optim__ema=0.9, optim__name="adam")
+    run = Run(spectral_separator(), "l1", precision="float16", optim__ema=(0.9,), optim__name="adam")
     run.step(batch())
     before = [np.copy(x) for x in leaves((run.state.params, run.state.ema, run.state.batch_stats, run.state.opt_state))]
     with_scale(run, scale=LARGE, good=7)
@@ -429,7 +447,7 @@ def test_twenty_overflows_in_a_row_stop_the_run_at_the_state_before_the_last():
 
 
 def test_a_loss_that_is_not_finite_is_no_overflow_of_the_gradient():
-    run = Run(spectral_separator(), "l1", precision="float16", optim__ema=0.9, optim__name="adam")
+    run = Run(spectral_separator(), "l1", precision="float16", optim__ema=(0.9,), optim__name="adam")
     bad = batch()
     bad["sources"][2, 1, 10] = np.nan
     metrics = run.step(bad)
