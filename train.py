@@ -11,7 +11,8 @@
 
 The same command goes on where a run was stopped or killed. Every value of the config can be given on the command
 line, as in `--config.optim.learning_rate=3e-4`; a later start may change steps, patience, how often something is
-logged, validated or saved, tensorboard, precision, parallel, and where the data lies, and nothing else.
+logged, validated or saved, tensorboard, precision, parallel, remat, deterministic, where the data lies, and nothing
+else.
 
 Several processes, on one host or many, train one model: `--coordinator=HOST:PORT --processes=N --process=I` on each, or
 `--coordinator=auto` under SLURM, Open MPI, Kubernetes or on a TPU pod (docs/scale.md).
@@ -32,7 +33,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxsep import config as configs
-from jaxsep import trials
+from jaxsep import determinism, trials
 from jaxsep import workdir as workdirs
 from jaxsep.data.presets import take
 from jaxsep.errors import JaxsepError
@@ -61,6 +62,8 @@ def train(
     # --- Config: refused before anything slow is imported, then written into the run folder ---------------
     configs.check(config)
     sources = configs.parse_sources(config.sources)
+    if config.deterministic:
+        determinism.require()
     host.agree("config", workdirs.comparable(config))
     host.agree("code", workdirs.code())
     with host.ahead():
@@ -79,6 +82,7 @@ def train(
     from jaxsep.data.roll import Roll
     from jaxsep.data.tracks import open_tracks
     from jaxsep.profiling import Profile
+    from jaxsep.sharding import collected
 
     memory.keep_freed()
     keep_compiled()
@@ -124,7 +128,7 @@ def train(
             history, window = meta["history"], log.Window(meta["window"])
         elif config.init:
             variables, origin = load_start(config)
-            state = training.start_from(state, variables, optimiser, mesh)
+            state = training.start_from(state, variables, optimiser)
 
         def over() -> bool:
             return step >= config.steps or optim.stalled([sdr for _, sdr in history], config.patience)
@@ -154,7 +158,8 @@ def train(
         read = functools.partial(batches, songs, sources, config, levels=standard, sets=further, skip=skip, **share)
         stream = read(first_step=step)
         started = time.perf_counter()
-        with ThreadPoolExecutor(1) as reader:  # the first batch is read while XLA compiles
+        # The first batch is read while XLA compiles.
+        with memory.suggesting(config), ThreadPoolExecutor(1) as reader:
             first = reader.submit(next, stream)
             train_step = training.compile_train_step(model, loss, optimiser, config, mesh, state, reuse=host.count == 1)
             compiled = time.perf_counter()
@@ -197,7 +202,9 @@ def train(
             """The SDR, and whose it is: of several averages of the weights the best one counts."""
             started = time.perf_counter()
             with termination.interrupting(), compilations.first_only("the validation"):
-                weights, result = validation.best(lambda found: validate(found, termination.look), state.candidates)
+                weights, result = validation.best(
+                    lambda found: validate(collected(found, mesh), termination.look), state.candidates
+                )
             clock = {"seconds": round(time.perf_counter() - started, 3)}
             history.append([step, result.scores["sdr"]])
             metrics_file.write(step, "valid", result.scores | result.shapes, clock)
@@ -221,7 +228,7 @@ def train(
                 checkpoints.wait()
                 raise Terminated
 
-        with host.termination() as termination, Compilations() as compilations, profile:
+        with memory.suggesting(config), host.termination() as termination, Compilations() as compilations, profile:
             running: training.Metrics | None = None
             if not validated():
                 conclude()

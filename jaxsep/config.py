@@ -34,6 +34,7 @@ def defaults() -> Config:
             "variant": "",
             "paper": {"title": "", "year": 0, "url": "", "score": ""},
             "seed": 0,
+            "deterministic": False,  # on GPUs as well: jaxsep/determinism.py
             "init": "",  # run folder whose best weights training starts from; "" = fresh ones
             "initial": {  # of fresh weights: jaxsep/initialisation.py
                 "kernels": "paper",  # as the system's public code has them, or alike for all: kaiming | xavier
@@ -43,7 +44,9 @@ def defaults() -> Config:
             "sample_rate": 44100,
             "channels": 2,
             "precision": "float32",  # or bfloat16, float16, "float16, net/conv1=f32": jaxsep/precision.py
-            "parallel": "global",  # a batch over devices: one of all of them (global), or one of each (device)
+            # over devices: global, fsdp (a share of the state on each as well) or device (each has a batch of its own)
+            "parallel": "global",
+            "remat": "",  # layers whose outputs are kept for the backward pass; "" = of all: jaxsep/remat.py
             "model": {"name": ""},
             "per_source": False,  # one net per source
             "model_by_source": {},  # source -> fields of `model` that are its own, under per_source

@@ -23,6 +23,7 @@ from jaxsep import devices
 from jaxsep import targets as conditioning
 from jaxsep.errors import JaxsepError
 from jaxsep.integrity import warn
+from jaxsep.memory import exhausted
 from jaxsep.phase import IdealPhase
 from jaxsep.streams import Stems, Wave, no_context, resample_stream, separate_stream, shifted_mean, track_statistics
 
@@ -295,7 +296,7 @@ class Model:
                 parts = [np.asarray(run(jax.device_put(part, self.device))) for part in np.split(batch, rows // size)]
                 return np.concatenate(parts) if len(parts) > 1 else parts[0]
             except Exception as error:
-                if not _out_of_memory(error):
+                if not exhausted(error):
                     raise
                 if not halve or size == 1:
                     raise JaxsepError(self._too_large(batch.shape[1], size)) from None
@@ -309,14 +310,6 @@ class Model:
     def _place(self, leaf: Any) -> jax.Array:
         """One array on the model's device; of an array replicated over a mesh, this process's copy."""
         return jax.device_put(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf, self.device)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    text = str(error)
-    return isinstance(error, MemoryError) or (
-        isinstance(error, jax.errors.JaxRuntimeError)
-        and ("RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower())
-    )
 
 
 def _checked_wave(audio: Any) -> Wave:

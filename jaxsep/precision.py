@@ -17,7 +17,7 @@ and training scales its loss (`jaxsep.loss_scale`).
 
 import dataclasses
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -69,7 +69,7 @@ class Policy:
             seen: list[str] = []
             with nn.intercept_methods(self._interceptor(seen)):
                 output = net(*args)
-            self._check(seen)
+            check_patterns([pattern for pattern, _ in self.layers], seen, "precision")
         else:
             output = net(*args)
         return output.astype(self.output) if jnp.issubdtype(output.dtype, jnp.floating) else output
@@ -97,11 +97,17 @@ class Policy:
                 return dtype
         return FLOAT32 if isinstance(layer, RECURRENT) and layer.dtype == FLOAT16 else layer.dtype
 
-    def _check(self, paths: list[str]) -> None:
-        for pattern, _ in self.layers:
-            if not any(fnmatchcase(path, pattern) for path in paths):
-                near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.5) or paths[:3]
-                raise JaxsepError(f"precision: {pattern!r} matches no layer of this net; near it are {', '.join(near)}")
+
+def check_patterns(patterns: Sequence[str], paths: Sequence[str], what: str) -> None:
+    """That each pattern matches the path of a layer.
+
+    Raises:
+        JaxsepError: one does not; the paths near it are named.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.5) or paths[:3]
+            raise JaxsepError(f"{what}: {pattern!r} matches no layer of this net; near it are {', '.join(near)}")
 
 
 def is_layer(context: nn.module.InterceptorContext) -> bool:
@@ -162,11 +168,17 @@ def layers(separator: Any, config: Config) -> list[str]:
     return list(found)
 
 
+def parse_patterns(text: str) -> tuple[str, ...]:
+    """The patterns of a config's `remat`: `"net/*/encoder*, net/*/middle"`."""
+    return tuple(pattern for part in text.split(",") if (pattern := part.strip()))
+
+
 def check_layers(separator: Any, config: Config) -> None:
-    """That all patterns of a policy match, before anything slow begins.
+    """That all patterns of a policy and of `config.remat` match, before anything slow begins.
 
     Raises:
         JaxsepError: one matches no layer.
     """
-    if separator.policy.layers:
-        layers(separator, config)
+    patterns = parse_patterns(config.remat)
+    if separator.policy.layers or patterns:
+        check_patterns(patterns, layers(separator, config), "remat")

@@ -1,8 +1,8 @@
 """The training step: state, loss, gradients, update, on one mesh axis `data`.
 
-The batch is split over the devices and the state is copied to each. What they exchange is for XLA to find out where the
-step is one program over the whole batch, batch norms included, and one vector where each device has a batch of its own
-(`PARALLEL`).
+The batch is split over the devices and the state is copied to each, or split as well. What they exchange is for XLA to
+find out where the step is one program over the whole batch, batch norms included, and one vector where each device has
+a batch of its own (`PARALLEL`).
 
 A step whose loss or gradient is not finite changes nothing and marks the state, so that all later steps change nothing
 either: although the state is donated, what comes out of the loop is the state before the failing step. Under float16
@@ -20,10 +20,10 @@ import optax
 from flax import struct
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import PyTree
 
-from jaxsep import programs
+from jaxsep import programs, remat, sharding
 from jaxsep.config import Config, choose, parse_sources
 from jaxsep.data.statistics import Statistics
 from jaxsep.errors import CommonError, JaxsepError
@@ -67,7 +67,7 @@ class TrainState:
     ema: tuple[PyTree, ...]
     key: Leaf
     ok: Leaf
-    loss_scale: LossScale | None = None
+    loss_scale: LossScale | Leaf = None
 
     @property
     def averages(self) -> dict[str, PyTree]:
@@ -143,7 +143,7 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 def local(tree: PyTree, mesh: Mesh) -> PyTree:
     """What every device has a copy of, as arrays over these of them, which are of this process."""
-    whole, devices = NamedSharding(mesh, PartitionSpec()), set(mesh.devices.flat)
+    whole, devices = sharding.whole(mesh), set(mesh.devices.flat)
 
     def here(x: Array) -> Array:
         copies = [shard.data for shard in x.addressable_shards if shard.device in devices]
@@ -170,7 +170,7 @@ def check_batch(config: Config, mesh: Mesh) -> None:
 def init_state(
     separator: Any, optimiser: Optimiser, config: Config, mesh: Mesh, statistics: Statistics | None = None
 ) -> TrainState:
-    """The state before the first step, a copy on every device of the mesh.
+    """The state before the first step, a copy on every device of the mesh or, under `fsdp`, in parts.
 
     Args:
         separator: whose variables are made.
@@ -202,7 +202,9 @@ def init_state(
             loss_scale=LossScale.fresh() if parse_policy(config.precision).float16 else None,
         )
 
-    return jax.jit(create, out_shardings=NamedSharding(mesh, PartitionSpec()))()
+    fsdp = config.parallel == "fsdp"
+    where = sharding.in_parts(jax.eval_shape(create), mesh) if fsdp else sharding.whole(mesh)
+    return jax.jit(create, out_shardings=where)()
 
 
 def first_front(separator: Any, config: Config) -> Any:
@@ -218,14 +220,13 @@ def first_front(separator: Any, config: Config) -> Any:
     return separator.front.bind({"params": jax.jit(create)()})
 
 
-def start_from(state: TrainState, variables: Mapping[str, PyTree], optimiser: Optimiser, mesh: Mesh) -> TrainState:
+def start_from(state: TrainState, variables: Mapping[str, PyTree], optimiser: Optimiser) -> TrainState:
     """The fresh state with the weights and batch statistics of another run; a front end that had none stays fresh.
 
     Args:
         state: as `init_state` made it.
         variables: "params" and where there are some "batch_stats", of a checkpoint.
         optimiser: of the run, which begins anew.
-        mesh: the devices.
 
     Raises:
         JaxsepError: a parameter that is missing, or is not there, or has another shape.
@@ -248,7 +249,9 @@ def start_from(state: TrainState, variables: Mapping[str, PyTree], optimiser: Op
         averaged = (copied["params"],) * len(state.ema)
         return {**copied, "opt_state": optimiser.directions.init(copied["params"]), "ema": averaged}
 
-    return dataclasses.replace(state, **jax.jit(create, out_shardings=NamedSharding(mesh, PartitionSpec()))(given))
+    fresh = {name: getattr(state, name) for name in ("params", "batch_stats", "opt_state", "ema")}
+    where = jax.tree.map(lambda leaf: leaf.sharding, fresh)
+    return dataclasses.replace(state, **jax.jit(create, out_shardings=where)(given))
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
@@ -326,7 +329,7 @@ def micro_batch(batch: Batch, parts: int, part: int | Array) -> Batch:
 
 def make_gradient(separator: Any, loss: Loss, config: Config) -> Callable:
     """(state, batch) -> (mean gradient, new batch statistics, losses [b s] in the order of the batch)."""
-    objective = make_objective(separator, loss, config)
+    objective = remat.rematerialised(make_objective(separator, loss, config), config.remat)
     parts = config.optim.accumulate
 
     def gradient(state: TrainState, batch: Batch) -> tuple[PyTree, PyTree, Array]:
@@ -376,7 +379,7 @@ def by_device(gradient: Callable, mesh: Mesh) -> Callable:
     return jax.shard_map(share, mesh=mesh, in_specs=(whole, split), out_specs=whole, check_vma=False)
 
 
-PARALLEL = {"global": over_the_batch, "device": by_device}
+PARALLEL = {"global": over_the_batch, "fsdp": over_the_batch, "device": by_device}
 
 
 def make_train_step(
@@ -411,8 +414,15 @@ def make_train_step(
         metrics = Metrics(losses, losses.mean(), norm, rate, ok, loss_scale)
         return dataclasses.replace(_where(ok, moved, state), ok=ok), metrics
 
-    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    return jax.jit(step, donate_argnums=0, in_shardings=(whole, split, whole), out_shardings=whole)
+    def step_in_parts(state: TrainState, batch: Batch, scale: Array) -> tuple[TrainState, Metrics]:
+        moved, metrics = step(state, batch, scale)
+        where = sharding.in_parts(moved, mesh), jax.tree.map(lambda _: sharding.whole(mesh), metrics)
+        return jax.lax.with_sharding_constraint((moved, metrics), where)
+
+    if config.parallel == "fsdp":
+        return jax.jit(step_in_parts, donate_argnums=0)
+    whole = sharding.whole(mesh)
+    return jax.jit(step, donate_argnums=0, in_shardings=(whole, sharding.split(mesh), whole), out_shardings=whole)
 
 
 def _where(condition: Array, one: TrainState, other: TrainState) -> TrainState:
@@ -440,8 +450,9 @@ def compile_train_step(
         shapes["targets"] = (examples, 1, sources)
     if config.data.unlabeled.root:
         shapes["known"] = (examples, sources)
-    batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
-    given = state, batch, jax.ShapeDtypeStruct((), jnp.float32)
+    where = sharding.split(mesh)
+    batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where) for name, shape in shapes.items()}
+    given = state, batch, jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding.whole(mesh))
 
     def make() -> programs.Program:
         return programs.build(make_train_step(separator, loss, optimiser, config, mesh), mesh.size, *given)
@@ -452,8 +463,8 @@ def compile_train_step(
 
 def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
     """This process's share of a batch as global arrays, split over the mesh."""
-    split = NamedSharding(mesh, PartitionSpec("data"))
-    return {name: jax.make_array_from_process_local_data(split, value) for name, value in batch.items()}
+    where = sharding.split(mesh)
+    return {name: jax.make_array_from_process_local_data(where, value) for name, value in batch.items()}
 
 
 def failure(

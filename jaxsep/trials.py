@@ -231,7 +231,7 @@ def _prepare(config: configs.Config, workdir: str) -> _Training:
     standard = levels.measure(sets.every(songs, further), config) if config.data.standardise else None
     state = training.init_state(model, optimiser, config, mesh, measured)
     if config.init:
-        state = training.start_from(state, load_start(config)[0], optimiser, mesh)
+        state = training.start_from(state, load_start(config)[0], optimiser)
     step = training.compile_train_step(model, loss, optimiser, config, mesh, state)
     stream = batches(songs, sources, config, first_step=0, levels=standard, sets=further)
     return _Training(loss.decibels, (training.put(batch, mesh) for batch in stream), state, step)

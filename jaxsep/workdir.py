@@ -18,11 +18,14 @@ from jaxsep.errors import JaxsepError
 from jaxsep.mining.index import read_index
 
 # What a later start may change: how long, how often, where the (same) data lies; and in which precision, for a layer
-# that overflows is put to float32, and the parameters are float32 anyway; and how a batch is spread over devices.
+# that overflows is put to float32, and the parameters are float32 anyway; and how a batch and the state are spread over
+# devices, and what is computed twice to save memory.
 CHANGEABLE = (
     "steps",
     "precision",
     "parallel",
+    "remat",
+    "deterministic",
     "log_every",
     "eval_every",
     "save_every",

@@ -97,7 +97,7 @@ def test_the_state_takes_weights_and_statistics_and_can_be_donated(songs, first)
     optimiser = optim.build(config.optim, config.steps)
     variables, _ = load_start(settings(songs, init=str(first)))
     fresh = training.init_state(model, optimiser, config, mesh)
-    state = training.start_from(fresh, variables, optimiser, mesh)
+    state = training.start_from(fresh, variables, optimiser)
     equal(state.params, variables["params"])
     equal(state.batch_stats, variables["batch_stats"])
     assert any(np.any(leaf) for leaf in jax.tree.leaves(state.batch_stats))
@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_one_line(songs, first):
         model, optimiser = separator.build(config), optim.build(config.optim, config.steps)
         state = jax.eval_shape(lambda made=(model, optimiser, config): training.init_state(*made, mesh))
         with pytest.raises(JaxsepError, match=message) as caught:
-            training.start_from(state, variables, optimiser, mesh)
+            training.start_from(state, variables, optimiser)
         assert "\n" not in str(caught.value)
 
 
