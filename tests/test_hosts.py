@@ -191,7 +191,8 @@ def test_none_is_left_behind_and_nothing_is_lost(whole, songs, environment, tmp_
     assert f"step {saved} of {STEPS}" in processes.outputs[0].read_text()
     assert timeless(workdir) == timeless(whole) and arrays(workdir) == arrays(whole)
     assert arrays(workdir)[0] == STEPS and not list((workdir / "checkpoints").glob("*tmp*"))
-    assert len(json.loads((workdir / "run.json").read_text())["resumed"]) == 3
+    # the first kill may have come before the first save, and a start from step 0 is none that goes on
+    assert len(json.loads((workdir / "run.json").read_text())["resumed"]) in (2, 3)
 
 
 def test_processes_that_differ_stop_with_one_line_each(songs, environment, tmp_path):
