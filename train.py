@@ -245,7 +245,7 @@ def train(
                 termination.look()
                 if validated() and step % config.save_every and not termination.asked:
                     continue
-                settle(step, running)
+                settle(step, metrics)
                 running = None
                 conclude()
         progress.close()

@@ -44,6 +44,6 @@ class Compilations:
             )
         self._done.add(what)
 
-    def _note(self, event: str, seconds: float, **about: Any) -> None:
+    def _note(self, event: str, duration_secs: float, **about: Any) -> None:
         if event == _COMPILED and threading.get_ident() == self._thread:
             self.names.append(str(about.get("fun_name", "a program")))

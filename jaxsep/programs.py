@@ -90,8 +90,10 @@ def _repeated(jaxpr: Jaxpr, rounds: int, share: float) -> float:
         name = equation.primitive.name
         if name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            inner = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-            total += (rounds - 1) * share * 2 * inner * equation.outvars[0].aval.size
+            given: Any = equation.invars[0].aval
+            found: Any = equation.outvars[0].aval
+            inner = math.prod(given.shape[axis] for axis in contracted)
+            total += (rounds - 1) * share * 2 * inner * found.size
         within = rounds * equation.params["length"] if name == "scan" else rounds
         for inside in _inside(equation.params):
             total += _repeated(inside, within, 1.0 if name == "shard_map" else share)
@@ -123,7 +125,7 @@ def reuse(config: Config, mesh: Mesh, given: PyTree, returned: PyTree, make: Cal
         returned: anything of the structure of what it returns.
         make: compiles it.
     """
-    folder = jax.config.jax_compilation_cache_dir
+    folder = jax.config.values["jax_compilation_cache_dir"]
     if not folder or jax.process_count() > 1:
         return make()
     identity = _identity(config, mesh, given)
@@ -170,7 +172,8 @@ def _code() -> str:
 def _save(path: Path, identity: str, program: Program) -> None:
     """A line about the program, and the program; nothing where it cannot be written or cannot be kept."""
     try:
-        executable = serialize_executable.serialize(program.compiled)[0]
+        compiled: Any = program.compiled
+        executable = serialize_executable.serialize(compiled)[0]
     except (NotImplementedError, ValueError, jax.errors.JaxRuntimeError):  # on this backend, or of this program
         return
     about = {"identity": identity, "sum": hashlib.sha256(executable).hexdigest()}
