@@ -116,12 +116,14 @@ class Processes:
 
 @pytest.fixture(scope="module")
 def whole(songs, environment, tmp_path_factory):
-    """A run of two processes that nothing interrupts."""
+    """A run of two processes that nothing interrupts; beside it, how long it took."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
+    begun = time.monotonic()
     processes = Processes(songs, workdir, environment)
     assert processes.end() == ([0, 0], [[], []])
     assert "2 x cpu in 2 processes, step 0" in processes.outputs[0].read_text()
     assert processes.outputs[1].read_text() == ""
+    workdir.with_name("seconds").write_text(str(time.monotonic() - begun))
     return workdir
 
 
@@ -223,14 +225,12 @@ def test_four_processes_and_then_one(whole, songs, environment, tmp_path):
         assert mine == pytest.approx(theirs, rel=1e-3)
 
 
-@pytest.mark.full
-def test_soak(whole, songs, environment, tmp_path):
-    """Twenty kills of either process at any time from the first import to the last save."""
-    workdir, dice, kills = tmp_path / "killed", random.Random(0), 0
-    begun = time.monotonic()
-    Processes(songs, tmp_path / "again", environment).end()
-    usual = time.monotonic() - begun
-    while kills < 20:
+@pytest.mark.parametrize("count", [pytest.param(2, id="two"), pytest.param(20, id="soak", marks=pytest.mark.full)])
+def test_kills_of_either_process_at_any_time(whole, songs, environment, tmp_path, count):
+    """From the first import to the last save; whatever is killed, the end is that of a run that was not."""
+    workdir, dice, kills = tmp_path / "killed", random.Random(count), 0
+    usual = float(whole.with_name("seconds").read_text())
+    while kills < count:
         processes = Processes(songs, workdir, environment)
         victim = dice.randrange(2)
         try:
