@@ -10,7 +10,7 @@ of float16 is most of its denominator: after 240 steps Spleeter stood at 3.0 dB 
     jaxsep study run configs/studies/precision.py --workdir runs/precision
     jaxsep study table runs/precision
 
-Two seeds; about an hour and a half on one core: docs/studies/precision.md.
+Two seeds; about an hour on two cores: docs/studies/precision.md.
 """
 
 from jaxsep import separator
