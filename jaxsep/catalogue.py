@@ -1,6 +1,5 @@
 """What there is: every variant of every system, with its parameters counted from the real module."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,11 +68,15 @@ def _encoded_and_decoded(front: Any, mix: jax.Array) -> jax.Array:
     return front.crop(full)
 
 
-@functools.cache
 def _count(net: Any, shape: tuple[int, ...], dtype: Any) -> int:
-    """Nets that are equal, as those of most systems' sources are, are counted once."""
-    latent = jax.ShapeDtypeStruct(shape, dtype)
-    return _size(jax.eval_shape(lambda z: net.init(jax.random.key(0), z, None, False), latent))
+    """Nets that are equal, as those of most systems' sources are, are counted once: all fields are in their text."""
+    latent, key = jax.ShapeDtypeStruct(shape, dtype), f"{net} {shape} {dtype}"
+    if key not in _counted:
+        _counted[key] = _size(jax.eval_shape(lambda z: net.init(jax.random.key(0), z, None, False), latent))
+    return _counted[key]
+
+
+_counted: dict[str, int] = {}
 
 
 def _size(variables: Any) -> int:

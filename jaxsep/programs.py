@@ -21,9 +21,12 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from jaxsep import cache, workdir
+from jaxsep.compilations import Compilations
 from jaxsep.config import Config, to_json
 from jaxsep.precision import parse_policy
 from jaxsep.utilisation import PEAKS, Work
+
+_HIT = "/jax/compilation_cache/cache_hits"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +119,8 @@ def reuse(config: Config, mesh: Mesh, given: PyTree, returned: PyTree, make: Cal
     It lies in the folder of JAX's compilation cache, where there is one. It is loaded only if all is the same that a
     step can depend on: config, code of this package, versions, processor, devices, flags of JAX and XLA, shapes, and
     where the arguments lie. A file that is damaged, or that JAX refuses, counts for nothing. The programs of several
-    hosts are not kept.
+    hosts are not kept, nor is what came out of JAX's own cache: written a second time, it lacks functions, of which
+    nothing is heard before it runs (jaxlib 0.10.2 on CPUs).
 
     Args:
         config: which describes all that the program was made of.
@@ -132,8 +136,16 @@ def reuse(config: Config, mesh: Mesh, given: PyTree, returned: PyTree, make: Cal
     path = Path(folder) / f"step-{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
     found = _load(path, identity, mesh, given, returned)
     if found is None:
-        found = make()
-        _save(path, identity, found)
+        hits: list[str] = []
+        note = lambda event, **_: hits.append(event) if event == _HIT else None
+        jax.monitoring.register_event_listener(note)
+        try:
+            with Compilations() as compilations:
+                found = make()
+        finally:
+            jax.monitoring.unregister_event_listener(note)
+        if compilations.names and not hits:
+            _save(path, identity, found)
     return found
 
 

@@ -459,7 +459,7 @@ def test_a_step_of_training_weighs_what_is_known_as_a_sum(separated):
     expected = losses.partly(loss, share[:, None, None] * batch["mix"][:, None], reference, KNOWN, 0.3)
     params = {"share": share}
     state = steps.TrainState(
-        jnp.int32(0), params, {}, optimiser.directions.init(params), None, jax.random.key(0), jnp.bool(True)
+        jnp.int32(0), params, {}, optimiser.directions.init(params), (), jax.random.key(0), jnp.bool(True)
     )
     mesh = steps.make_mesh(jax.devices()[:1])
     _, metrics = steps.make_train_step(Shares(), loss, optimiser, config, mesh)(state, batch, jnp.float32(1))

@@ -217,7 +217,7 @@ def prepared(name):
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         opt_state=(),
-        ema=None,
+        ema=(),
         key=jax.random.key(1),
         ok=jnp.bool(True),
         loss_scale=LossScale.fresh(),

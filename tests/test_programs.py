@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsep import programs, training, utilisation
 from jaxsep.config import defaults
@@ -99,12 +100,12 @@ class Start:
     def __init__(self):
         self.config, self.mesh, self.made = defaults(), training.make_mesh(), 0
         split = NamedSharding(self.mesh, PartitionSpec("data"))
-        self.jitted = jax.jit(lambda x, gain: {"y": gain * x}, out_shardings=split, donate_argnums=0)
         self.shape = jax.ShapeDtypeStruct((8, 3), jnp.float32, sharding=split)
 
     def make(self):
         self.made += 1
-        return programs.build(self.jitted, 4, self.shape, jnp.float32(0))
+        jitted = jax.jit(lambda x, gain: {"y": gain * x}, out_shardings=self.shape.sharding, donate_argnums=0)
+        return programs.build(jitted, 4, self.shape, jnp.float32(0))
 
     def __call__(self):
         given = self.shape, jnp.float32(0)
@@ -124,6 +125,25 @@ def test_a_program_is_found_again_and_does_what_it_did(folder):
         assert given.is_deleted(), "donated as before"
         with pytest.raises(TypeError):
             program(x[:4], np.float32(1))
+
+
+def test_what_comes_out_of_jaxs_cache_is_not_kept_a_second_time(folder):
+    """Written again it would lack functions, of which nothing is heard before it runs."""
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compilation_cache.reset_cache()  # which has its folder from its first use on
+    try:
+        start = Start()
+        start()
+        assert list(folder.glob("*-cache")), "JAX keeps it, too"
+        start.config.log_every += 1  # another key, the same program
+        jax.clear_caches()
+        for made in (2, 3):
+            start()
+            assert start.made == made and len(list(folder.glob("step-*"))) == 1
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+        compilation_cache.reset_cache()
 
 
 def other_config(start, monkeypatch):
@@ -151,7 +171,7 @@ def other_shape(start, monkeypatch):
 
 
 def other_devices(start, monkeypatch):
-    start.mesh = training.make_mesh(jax.devices()[::-1])
+    start.mesh = Mesh(np.array(jax.devices()[::-1]), ("data",))
 
 
 def other_option(start, monkeypatch):

@@ -519,7 +519,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(songs, tmp_path, c
         (["--config.loss.name=l3"], "loss.name='l3' is unknown"),
         (
             ["--config.parallel=devise"],
-            "parallel='devise' is unknown, expected one of global, device; did you mean 'dev",
+            "parallel='devise' is unknown, expected one of global, fsdp, device; did you mean 'dev",
         ),
         (["--config.precision=float61"], "precision='float61' is unknown, expected one of float32, bfloat16"),
         (["--config.precision=float16, net/voc*/cnv1=f32"], "matches no layer of this net; near it are net/vocals"),
