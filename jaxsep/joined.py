@@ -43,7 +43,7 @@ def join(group: Group) -> Iterator[Host]:
     _initialize(group)
     host = Joined(Signs(sign, group.timeout))
     if not host.first:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 until the process ends
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open until the process ends)
     try:
         yield host
         host.leave()

@@ -186,8 +186,8 @@ def _save(path: Path, identity: str, program: Program) -> None:
     try:
         compiled: Any = program.compiled
         executable = serialize_executable.serialize(compiled)[0]
-    except (NotImplementedError, ValueError, jax.errors.JaxRuntimeError):  # on this backend, or of this program
-        return
+    except (NotImplementedError, ValueError, jax.errors.JaxRuntimeError):
+        return  # a backend without serialisation, or a program with callbacks to Python: it is compiled at each start
     about = {"identity": identity, "sum": hashlib.sha256(executable).hexdigest()}
     about |= {"flops": program.flops, "memory": program.memory}
     fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")

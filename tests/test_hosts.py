@@ -14,36 +14,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from test_train import arrays, last_step, timeless
+import test_train
+from test_train import RATE, arrays, last_step, timeless
 
 from jaxsep import integrity
 from jaxsep.errors import JaxsepError
 from jaxsep.hosts import Group, Host, parse_group
 
 ROOT = Path(__file__).parent.parent
-RATE = 8000
 TIMEOUT = 40  # seconds without a sign, where one is to be missed; elsewhere a busy machine may take its time
 STEPS = 24
-SETTINGS = {
-    "sources": "vocals,other",
-    "sample_rate": RATE,
-    "block": 8,
-    "model.channels": "(2,4)",
-    "model.batch_norm": "batch",
-    "model.dropout": 0.5,
-    "front.frame": 64,
-    "front.hop": 16,
-    "front.bins": 16,
-    "data.source": "folder",
-    "data.stems": "vocals,other",
-    "data.segment": 8 * 16 - 64,
-    "data.batch_size": 4,
-    "inference.segment": 0.5,
+SETTINGS = test_train.SETTINGS | {
     "optim.learning_rate": 0.01,
-    "optim.ema": 0.9,
+    "optim.accumulate": 1,
     "optim.schedule.name": "constant",
     "steps": STEPS,
-    "log_every": 4,
     "save_every": 3,
     "eval_every": 8,
 }

@@ -56,7 +56,7 @@ class ComplexBank(Framed):
 
     def kernels(self, side: str) -> Float[Array, "frame 2 bins"]:
         """Kernels from the parameters of "analysis" or of "synthesis"."""
-        raise NotImplementedError
+        raise NotImplementedError  # what makes a bank: AnalyticBank, SincBank
 
     def check(self) -> None:
         """Linen modules are built unchecked.

@@ -97,15 +97,15 @@ class Framed(nn.Module):
     @property
     def available(self) -> int:
         """Bins of the whole spectrum."""
-        raise NotImplementedError
+        raise NotImplementedError  # this and the next two are what a front end brings: Stft, ComplexBank
 
     def _analyse(self, frames: Float[Array, "*b n frame"]) -> Complex[Array, "*b n f"]:
         """Spectra of frames."""
-        raise NotImplementedError
+        raise NotImplementedError  # see `available`
 
     def _synthesise(self, latent: Complex[Array, "*b n f"]) -> Float[Array, "*b n frame"]:
         """Frames that are added to a wave."""
-        raise NotImplementedError
+        raise NotImplementedError  # see `available`
 
     def _energy(self, count: int) -> Float[Array, " t"] | None:
         """What the sum of `count` frames has to be divided by, if anything."""

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -72,7 +72,7 @@ class SongBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "One record per song, stem and second."}  # noqa: RUF012 - as TFDS has it
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "One record per song, stem and second."}
     SOURCE = "folder"
     STEMS = ""
     ARCHIVE: Archive | None = None
