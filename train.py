@@ -61,7 +61,8 @@ def train(
     import jax
     import numpy as np
 
-    from jaxsep import initialisation, log, losses, memory, nonfinite, optim, precision, separator, training, validation
+    from jaxsep import log, memory, nonfinite, optim, separator, training, validation
+    from jaxsep.assembly import assemble
     from jaxsep.cache import keep_compiled
     from jaxsep.card import write_card
     from jaxsep.checkpoint import Checkpoints, load_start
@@ -81,12 +82,8 @@ def train(
     training.check_batch(config, mesh)
 
     # --- Model, loss, optimiser ---------------------------------------------------------------------------
-    model = separator.build(config)
-    precision.check_layers(model, config)
-    initialisation.check(config)
-    loss = losses.from_config(config)
+    model, loss, optimiser = assemble(config)
     terms = ("target",) if config.data.conditions else tuple(sources)  # what the loss is logged for
-    optimiser = optim.build(config.optim, config.steps, model.policy.float16)
 
     # --- Data: addressed by step, so that a run goes on from one integer ----------------------------------
     here, statistical = training.make_mesh(jax.local_devices()), separator.wants_statistics(model.net)

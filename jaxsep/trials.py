@@ -207,7 +207,8 @@ def _prepare(config: configs.Config, workdir: str) -> _Training:
     except OSError as error:
         raise JaxsepError(f"{folder}: cannot be made ({error.strerror}); choose another --workdir") from None
 
-    from jaxsep import initialisation, losses, memory, optim, precision, separator, training
+    from jaxsep import memory, separator, training
+    from jaxsep.assembly import assemble
     from jaxsep.cache import keep_compiled
     from jaxsep.checkpoint import load_start
     from jaxsep.data import levels, sets, statistics
@@ -218,11 +219,7 @@ def _prepare(config: configs.Config, workdir: str) -> _Training:
     keep_compiled()
     mesh = training.make_mesh()
     training.check_batch(config, mesh)
-    model = separator.build(config)
-    precision.check_layers(model, config)
-    initialisation.check(config)
-    loss = losses.from_config(config)
-    optimiser = optim.build(config.optim, config.steps, model.policy.float16)
+    model, loss, optimiser = assemble(config)
     statistical = separator.wants_statistics(model.net)
     with tempfile.TemporaryDirectory() as scratch:  # what is measured belongs to this config, not to the folder
         songs, further = sets.open_training(config, folder, Roll(Path(scratch)), statistical)
