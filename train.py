@@ -28,7 +28,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from jaxsep import arguments, determinism, trials
+from jaxsep import arguments, determinism, memory, trials
 from jaxsep import config as configs
 from jaxsep import workdir as workdirs
 from jaxsep.errors import JaxsepError
@@ -51,8 +51,6 @@ def train(
     # --- Config: refused before anything slow is imported, then written into the run folder ---------------
     configs.check(config)
     sources = configs.parse_sources(config.sources)
-    if config.deterministic:
-        determinism.require()
     host.agree("config", workdirs.comparable(config))
     host.agree("code", workdirs.code())
     with host.ahead():
@@ -61,7 +59,7 @@ def train(
     import jax
     import numpy as np
 
-    from jaxsep import log, memory, nonfinite, optim, separator, training, validation
+    from jaxsep import log, nonfinite, optim, separator, training, validation
     from jaxsep.assembly import assemble
     from jaxsep.cache import keep_compiled
     from jaxsep.card import write_card
@@ -253,8 +251,11 @@ def main(argv: Sequence[str]) -> int:
         if group.coordinator and not supervised():
             return supervise(argv, group)
         config, workdir, skip, traced = arguments.parse(words)
+        if config.deterministic:  # which XLA reads once, as the processes join at the latest
+            determinism.require()
         if trial:
-            return trial(config, workdir)
+            with memory.suggesting(config):
+                return trial(config, workdir)
         with join(group) as host:
             train(config, workdir, argv, host, skip, traced)
     except Lost as error:

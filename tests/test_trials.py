@@ -4,12 +4,13 @@ import csv
 import importlib.util
 import io
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxsep import losses, trials
+from jaxsep import determinism, losses, trials
 from jaxsep.errors import JaxsepError
 
 ROOT = Path(__file__).parent.parent
@@ -144,3 +145,17 @@ def test_a_trial_that_makes_no_sense_is_refused(words, message):
         trials.take(["train.py", *words])
     trial, words = trials.take(["train.py", "--workdir=x"])
     assert trial is None and words == ["train.py", "--workdir=x"]
+
+
+def test_a_trial_without_memory_is_one_line_and_every_start_takes_the_flags_of_its_config(workdir, capsys, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    seen = []
+
+    def exhausted(config, folder):
+        seen.append(os.environ["XLA_FLAGS"])
+        raise MemoryError
+
+    monkeypatch.setattr(trials, "_prepare", exhausted)
+    assert train.main(command(workdir, "--overfit", "--config.deterministic=True")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory with data.batch_size=4") and seen == [determinism.FLAG]
