@@ -24,6 +24,7 @@ from jaxsep.studies import definition, measures, plots, results, running, table
 from jaxsep.studies.definition import Cell, Study, changed
 
 ROOT = Path(__file__).parent.parent
+REPORT = configs.load_module("configs/studies/report.py")
 CLI = [sys.executable, "-c", "import sys; from jaxsep.cli import main; sys.exit(main())"]
 
 
@@ -92,7 +93,7 @@ def test_the_studies_of_the_suite_differ_in_what_they_name(variant):
         assert len({json.dumps(front, sort_keys=True) for front in fronts}) == len(fronts)
 
 
-@pytest.mark.parametrize("variant", ["losses", "masks", "levels", "precision", "phase", "initialisation"])
+@pytest.mark.parametrize("variant", [*REPORT.QUESTIONS])
 def test_the_report_asks_one_question_at_a_time_and_every_cell_can_be_built(variant):
     made = definition.load_study(f"configs/studies/report.py:{variant}")
     values = [[cell.config.to_dict(), cell.phase] for cell in made.cells]
