@@ -88,9 +88,11 @@ class Processes:
     def signal(self, index, number):
         """A signal to the process that trains, which is the child of the one that was started."""
         parent = self.running[index].pid
-        (child,) = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        os.kill(int(child), number)
-        return int(child)
+        children = Path(f"/proc/{parent}/task/{parent}/children")
+        while not (child := children.read_text().split()):  # it has only just been started
+            time.sleep(0.01)
+        os.kill(int(child[0]), number)
+        return int(child[0])
 
     def wait_for(self, workdir, step):
         """Until the metrics have a line of this step."""
@@ -211,25 +213,28 @@ def test_four_processes_and_then_one(whole, songs, environment, tmp_path):
 
 
 @pytest.mark.parametrize("count", [pytest.param(2, id="two"), pytest.param(20, id="soak", marks=pytest.mark.full)])
-def test_kills_of_either_process_at_any_time(whole, songs, environment, tmp_path, count):
+def test_kills_of_either_process_at_any_time(whole, songs, environment, tmp_path, capsys, count):
     """From the first import to the last save; whatever is killed, the end is that of a run that was not."""
-    workdir, dice, kills = tmp_path / "killed", random.Random(count), 0
+    workdir, dice, kills, ended = tmp_path / "killed", random.Random(count), [], 0
     usual = float(whole.with_name("seconds").read_text())
-    while kills < count:
+    while len(kills) < count:
         processes = Processes(songs, workdir, environment)
         victim = dice.randrange(2)
         try:
             processes.running[victim].wait(timeout=dice.uniform(0, usual))
         except subprocess.TimeoutExpired:
             processes.signal(victim, signal.SIGKILL)
-            kills += 1
+            kills.append(f"{victim} at {last_step(workdir)}")
         statuses, errors = processes.end()
         assert all(status in (0, 75, 137) for status in statuses), errors
         if statuses == [0, 0]:
             assert timeless(workdir) == timeless(whole) and arrays(workdir) == arrays(whole)
             shutil.rmtree(workdir)
+            ended += 1
     assert Processes(songs, workdir, environment).end()[0] == [0, 0]
     assert timeless(workdir) == timeless(whole) and arrays(workdir) == arrays(whole)
+    with capsys.disabled():
+        print(f"\n{count} kills of two processes (which, at step): {', '.join(kills)}; {ended + 1} runs ended alike")
 
 
 class Pair(Host):

@@ -205,29 +205,32 @@ def test_a_built_set_trains_like_the_folder_that_it_is_made_of(songs, environmen
 
 
 @pytest.mark.full
-def test_soak(songs, environment, tmp_path):
+def test_soak(songs, environment, tmp_path, capsys):
     """Twenty kills at any time from the first import to the last save."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(command(songs, whole), environment, whole)
     begun = time.monotonic()
     finish(command(songs, tmp_path / "again"), environment, tmp_path / "again")  # with all programs compiled
     usual = time.monotonic() - begun
-    dice, kills = random.Random(1), 0
+    dice, kills, ended = random.Random(1), [], 0
     with (tmp_path / "killed.log").open("a") as output:
-        while kills < 20:
+        while len(kills) < 20:
             process = start(command(songs, killed), environment, output)
             try:
                 process.wait(timeout=dice.uniform(0, usual))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-                kills += 1
+                kills.append(str(last_step(killed)))
             if process.returncode == 0:  # over: once more from the start
                 assert_same_run(killed, whole)
                 shutil.rmtree(killed)
+                ended += 1
             assert process.returncode in (0, -signal.SIGKILL), (tmp_path / "killed.log").read_text()
     finish(command(songs, killed), environment, killed)
     assert_same_run(killed, whole)
+    with capsys.disabled():
+        print(f"\n20 kills of one process, at steps {', '.join(kills)} of 60; {ended + 1} runs ended alike")
 
 
 def run_here(words, capsys):
