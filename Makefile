@@ -53,7 +53,7 @@ $(READY): requirements.lock pyproject.toml
 # Exact versions with environment markers, without index addresses.
 lock:
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
-	    --extra train --extra eval --extra dev --extra parity --extra weights --extra midi pyproject.toml --output-file requirements.lock
+	    --extra train --extra eval --extra dev --extra parity --extra weights --extra midi --extra gcs pyproject.toml --output-file requirements.lock
 
 clean:
 	rm -rf $(VENV) runs

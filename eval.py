@@ -12,6 +12,7 @@ tracks that have no scores of this checkpoint, data and code yet.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import shlex
 import sys
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxsep import storage
 from jaxsep.errors import JaxsepError
 
 
@@ -68,7 +70,7 @@ def evaluate(options: argparse.Namespace, command: str) -> str:
     try:
         if not options.workdir:
             raise JaxsepError("needs the training songs of a run; give --workdir")
-        moved = config.data.root and not Path(config.data.root).is_dir()
+        moved = config.data.root and not (storage.is_address(config.data.root) or Path(config.data.root).is_dir())
         training = lambda: open_tracks(data if moved else config.data, "train", options.workdir)
         gains = splits.fixed_equaliser(options.workdir / "scores/equaliser.npz", task, training, tracks, say)
         task = dataclasses.replace(task, equaliser=gains)
@@ -127,10 +129,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("--workdir is required, unless there are --baseline and --data_root")
     checkpoint, options.phase = options.checkpoint or "best", options.phase or "mixture"
     options.checkpoint = int(checkpoint) if checkpoint.isdigit() else checkpoint
-    folder = f"scores/{options.split}" + "-ideal-phase" * (options.phase == "ideal")
+    options.folder = f"scores/{options.split}" + "-ideal-phase" * (options.phase == "ideal")
     if options.baseline:
-        folder = f"{'baselines' if options.workdir else 'scores'}/{options.baseline}/{options.split}"
-    options.out = options.out or (options.workdir or Path()) / folder
+        options.folder = f"{'baselines' if options.workdir else 'scores'}/{options.baseline}/{options.split}"
     return options
 
 
@@ -138,7 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the script; 0, or 2 and one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        print(evaluate(parse(arguments), shlex.join(["python", "eval.py", *arguments])))
+        options = parse(arguments)
+        copy = storage.working_copy(options.workdir) if options.workdir else contextlib.nullcontext()
+        with copy as options.workdir:
+            options.out = options.out or (options.workdir or Path()) / options.folder
+            print(evaluate(options, shlex.join(["python", "eval.py", *arguments])))
     except JaxsepError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

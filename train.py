@@ -27,8 +27,9 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from jaxsep import arguments, determinism, memory, trials
+from jaxsep import arguments, determinism, memory, storage, trials
 from jaxsep import config as configs
 from jaxsep import workdir as workdirs
 from jaxsep.errors import JaxsepError
@@ -38,7 +39,7 @@ from jaxsep.termination import STATUS, Terminated
 
 
 def train(
-    config: configs.Config, workdir: str, argv: Sequence[str], host: Host, skip: bool = False, traced: str = ""
+    config: configs.Config, folder: Path, argv: Sequence[str], host: Host, skip: bool = False, traced: str = ""
 ) -> None:
     """One run, in order; with `skip`, without files that cannot be read; `traced` names steps (`Profile`).
 
@@ -54,7 +55,7 @@ def train(
     host.agree("config", workdirs.comparable(config))
     host.agree("code", workdirs.code())
     with host.ahead():
-        folder = workdirs.open_workdir(workdir, config)
+        workdirs.open_workdir(folder, config, host.first)
 
     import jax
     import numpy as np
@@ -254,10 +255,10 @@ def main(argv: Sequence[str]) -> int:
         if config.deterministic:  # which XLA reads once, as the processes join at the latest
             determinism.require()
         if trial:
-            with memory.suggesting(config):
-                return trial(config, workdir)
-        with join(group) as host:
-            train(config, workdir, argv, host, skip, traced)
+            with memory.suggesting(config), storage.working_copy(workdir) as folder:
+                return trial(config, folder)
+        with join(group) as host, storage.working_copy(workdir, host.first) as folder:
+            train(config, folder, argv, host, skip, traced)
     except Lost as error:
         print(f"error: {error}", file=sys.stderr)
         return LOST

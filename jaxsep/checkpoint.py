@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from jaxsep import frontends, integrity
+from jaxsep import frontends, integrity, storage
 from jaxsep.config import Config, choose, parse_sources, run_config
 from jaxsep.errors import JaxsepError
 from jaxsep.hosts import Host
@@ -274,7 +274,8 @@ def load_start(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         JaxsepError: no run folder, other sources, another front end, or no checkpoint that is whole.
     """
-    other = run_config(config.init)
+    run = storage.here(config.init)
+    other = run_config(run)
     sources = [",".join(parse_sources(text)) for text in (other.sources, config.sources)]
     if sources[0] != sources[1]:
         raise JaxsepError(f"init={config.init}: a run with sources={sources[0]}, this config has {sources[1]}")
@@ -284,8 +285,8 @@ def load_start(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
             f"init={config.init}: a run with front={other.front.to_dict()}; front.name={config.front.name!r} needs one "
             "of its own kind, or learnable_stft and adaptive_stft an stft with the same values"
         )
-    variables, origin = load_variables(config.init)
-    return variables, {"run": str(Path(config.init).absolute()), **origin}
+    variables, origin = load_variables(run)
+    return variables, {"run": config.init if storage.is_address(config.init) else str(run.absolute()), **origin}
 
 
 def save_variables(workdir: str | Path, variables: Mapping[str, Any], step: int = 0, sdr: float | None = None) -> None:

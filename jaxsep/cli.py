@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsep import __version__
+from jaxsep import __version__, storage
 from jaxsep.errors import JaxsepError
+
+READ = ("detector", "model", "run", "runs")  # arguments that may be addresses of runs
 
 SEPARATE = """\
 Separates audio files, and all audio files in folders, with the model of one training run.
@@ -96,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: no file name ends the work
     try:
+        _fetch_runs(args)
         status = args.door(args)
         sys.stdout.flush()
         return status
@@ -108,6 +111,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except JaxsepError as error:
         print(f"jaxsep: error: {error}", file=sys.stderr)
         return 2
+
+
+def _fetch_runs(args: argparse.Namespace) -> None:
+    """Puts copies on disk in the place of runs in buckets; everything else has to lie on a disk."""
+    for name, value in vars(args).items():
+        many = isinstance(value, list)
+        paths = value if many else [value]
+        if any(isinstance(path, Path) and storage.is_address(path) for path in paths):
+            if name not in READ:
+                raise JaxsepError(f"{name} {value}: expected a path on a disk; runs alone are read from buckets")
+            copies = [storage.here(path) for path in paths]
+            setattr(args, name, copies if many else copies[0])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxsep import storage
 from jaxsep.errors import JaxsepError
 
 Config = Any  # an ml_collections ConfigDict; type checkers cannot see its keys
@@ -375,8 +376,8 @@ def check(config: Config) -> None:
     """What no single part of the config can see.
 
     Raises:
-        JaxsepError: a source made of a stem that the data does not have, a folder on object storage, or durations and
-            sizes below 1.
+        JaxsepError: a source made of a stem that the data does not have, an address that nothing reads, or durations
+            and sizes below 1.
     """
     stems = parse_stems(config.data.stems)
     for source, members in parse_sources(config.sources).items():
@@ -406,25 +407,17 @@ def check(config: Config) -> None:
     if config.data.standardise and not config.inference.standardise:
         raise JaxsepError("data.standardise=True needs inference.standardise=True: songs are separated as trained on")
     roots = {f"data.also.{name}.root": block.root for name, block in further(config).items()}
-    roots |= {"data.root": config.data.root, "data.unlabeled.root": config.data.unlabeled.root, "init": config.init}
-    for key, root in roots.items():
-        check_folder(root, key)
+    for key, root in (roots | {"data.root": config.data.root, "init": config.init}).items():
+        storage.check(root, key)
+    on_disk = {"data.unlabeled.root": config.data.unlabeled.root}  # its index names songs that lie elsewhere
+    if config.data.source == "builtin":  # is written
+        on_disk["data.root"] = config.data.root
+    for key, root in on_disk.items():
+        if storage.is_address(root):
+            raise JaxsepError(f"{key}={root}: expected a folder on a disk")
     for key in ("steps", "blend", "log_every", "eval_every", "save_every", "sample_rate", "channels"):
         if config[key] < 1:
             raise JaxsepError(f"{key}={config[key]}: expected 1 or more")
-
-
-def check_folder(path: str | Path, what: str) -> None:
-    """Refuses addresses, which would otherwise be taken for folders.
-
-    Raises:
-        JaxsepError: an address of object storage.
-    """
-    if match := re.match(r"(\w{2,}):/", str(path)):
-        raise JaxsepError(
-            f"{what}={path}: {match[1]}: is object storage, expected a folder; mount the data's bucket, and keep run "
-            "folders on a disk: docs/scale.md"
-        )
 
 
 def to_json(config: Config) -> str:

@@ -23,6 +23,7 @@ EXTRAS = {
     "eval": {"museval": "museval", "stempeg": "stempeg", "matplotlib": "matplotlib"},
     "dev": {"pytest": "pytest", "ruff": "ruff", "beartype": "beartype"},
     "midi": {"mido": "mido"},
+    "gcs": {"google-cloud-storage": "google.cloud.storage"},
     "weights": {"h5py": "h5py"},
     "parity": {"keras": "keras", "norbert": "norbert"},
     "parity-torch": {name: name for name in ("openunmix", "asteroid", "demucs", "julius", "omegaconf")},

@@ -37,17 +37,22 @@ def seal(checkpoint: Path) -> None:
     (checkpoint / SUMS).write_text("".join(lines))
 
 
+def sums(path: Path) -> list[tuple[str, str]]:
+    """The sums of a list, each with the name of its file."""
+    return [(line[:64], line[66:]) for line in path.read_text().splitlines()]
+
+
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        sums = [line.split("  ", 1) for line in (checkpoint / SUMS).read_text().splitlines()]
-        for expected, name in sums:
+        listed = sums(checkpoint / SUMS)
+        for expected, name in listed:
             if _sum(checkpoint / name) != expected:
                 return f"{name} has changed"
         json.loads((checkpoint / METADATA).read_text())
     except (OSError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
-    return None if sums else f"{SUMS} is empty"
+    return None if listed else f"{SUMS} is empty"
 
 
 def set_damaged_aside(folder: Path) -> None:

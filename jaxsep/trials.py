@@ -65,7 +65,7 @@ def take(argv: Sequence[str]) -> tuple[Trial | None, list[str]]:
     return functools.partial(overfit, fraction=fraction), words
 
 
-def overfit(config: configs.Config, workdir: str, fraction: float = FRACTION) -> int:
+def overfit(config: configs.Config, workdir: Path, fraction: float = FRACTION) -> int:
     """Trains on the first batch and says whether it is learned.
 
     Args:
@@ -104,7 +104,7 @@ def overfit(config: configs.Config, workdir: str, fraction: float = FRACTION) ->
     return 1
 
 
-def find_rate(config: configs.Config, workdir: str) -> int:
+def find_rate(config: configs.Config, workdir: Path) -> int:
     """Prints a learning rate for the run and writes the losses of all rates that were tried.
 
     Args:
@@ -131,7 +131,7 @@ def find_rate(config: configs.Config, workdir: str) -> int:
     rows.writerows(
         (f"{rate:.6g}", f"{loss:.6g}", f"{mean:.6g}") for (rate, loss), mean in zip(tried, losses, strict=True)
     )
-    path = Path(workdir) / FILE
+    path = workdir / FILE
     write_text(path, table.getvalue())
     rate = suggestion([rate for rate, _ in tried], losses)
     if rate is None:
@@ -198,10 +198,10 @@ class _Training:
         return float(metrics.loss) if metrics.ok else math.nan
 
 
-def _prepare(config: configs.Config, workdir: str) -> _Training:
+def _prepare(config: configs.Config, folder: Path) -> _Training:
     """All that a run prepares before its first step, without beginning one."""
     configs.check(config)
-    folder, sources = Path(workdir), configs.parse_sources(config.sources)
+    sources = configs.parse_sources(config.sources)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

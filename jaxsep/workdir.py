@@ -49,17 +49,25 @@ PACKAGES = (
 )
 
 
-def open_workdir(workdir: str | Path, config: configs.Config) -> Path:
+def open_workdir(folder: Path, config: configs.Config, first: bool = True) -> None:
     """Makes the run folder, or finds in it a run of the same config, and writes `config.json`.
 
+    Args:
+        folder: the run folder.
+        config: the config of this start.
+        first: whether this process of several is the one that writes.
+
     Raises:
-        JaxsepError: not a folder, not writable, a run of another config (its differing keys are named), or a
-            run that was packed, blended or imported.
+        JaxsepError: not a folder, not writable, a run of another config (its differing keys are named), a run that was
+            packed, blended or imported, or a folder that the first process does not see.
     """
-    configs.check_folder(workdir, "--workdir")
-    folder = Path(workdir)
+    if not first and not (folder / "config.json").exists():
+        raise JaxsepError(
+            f"{folder}: what process 0 writes there is not seen here; give a --workdir, or for gs:// a JAXSEP_CACHE, "
+            "on a file system that all processes share"
+        )
     if folder.exists() and not folder.is_dir():
-        raise JaxsepError(f"--workdir={workdir} is a file; give a folder")
+        raise JaxsepError(f"--workdir={folder} is a file; give a folder")
     path = folder / "config.json"
     if {"parts", "origin"} & set(read_run(folder)):
         raise JaxsepError(f"{folder}: packed, blended or imported, not trained here; choose another --workdir")
@@ -78,7 +86,6 @@ def open_workdir(workdir: str | Path, config: configs.Config) -> Path:
     text = configs.to_json(config)
     if not path.exists() or path.read_text() != text:
         write_text(path, text)
-    return folder
 
 
 def comparable(config: configs.Config) -> dict[str, Any]:

@@ -18,8 +18,10 @@ import test_train
 from test_train import RATE, arrays, last_step, timeless
 
 from jaxsep import integrity
+from jaxsep.config import defaults
 from jaxsep.errors import JaxsepError
 from jaxsep.hosts import Group, Host, parse_group
+from jaxsep.workdir import open_workdir
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 40  # seconds without a sign, where one is to be missed; elsewhere a busy machine may take its time
@@ -272,6 +274,11 @@ def test_process_0_goes_ahead():
         with host.ahead():
             heard.append(f"{index} works")
     assert heard == ["0 works", "0 waits", "1 waits", "1 works"]
+
+
+def test_a_run_folder_that_the_first_process_does_not_share_is_refused(tmp_path):
+    with pytest.raises(JaxsepError, match="what process 0 writes there is not seen here"):
+        open_workdir(tmp_path, defaults(), first=False)
 
 
 @pytest.mark.parametrize(

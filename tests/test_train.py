@@ -528,8 +528,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(songs, tmp_path, c
         (["--config.precision=float16, net/voc*/cnv1=f32"], "matches no layer of this net; near it are net/vocals"),
         (["--config.data.root=/nowhere"], "data.root='/nowhere' is not a folder"),
         (["--config.data.segment=32000"], "shorter than"),
-        (["--config.data.root=s3://b/songs"], "data.root=s3://b/songs: s3: is object storage, expected a folder"),
-        (["--workdir=gs://b/run"], "--workdir=gs://b/run: gs: is object storage, expected a folder; mount"),
+        (["--config.data.root=s3://b/songs"], "data.root=s3://b/songs: expected a folder, or gs://BUCKET/"),
+        (
+            ["--config.data.unlabeled.root=gs://b/mined"],
+            "data.unlabeled.root=gs://b/mined: expected a folder",
+        ),
+        (["--workdir=s3://b/run"], "s3://b/run: expected a folder, or gs://BUCKET/FOLDER"),
         (
             ["--config.on_full_disk=goon"],
             "on_full_disk='goon' is unknown, expected one of stop, go_on; did you mean 'go_on'",

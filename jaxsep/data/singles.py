@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt64
 
+from jaxsep import storage
 from jaxsep.config import choose, parse_instruments, parse_stems
 from jaxsep.data.layouts import visible
 from jaxsep.data.plan import HEARD, REFERENCE, START, TRACK, Plan, below, unit
@@ -32,7 +33,7 @@ def open_singles(block: Any, stems: str, refused: Any = None) -> list[Track]:
     Raises:
         JaxsepError: no such folder, a folder that is no stem, a stem without a file, or a file that cannot be opened.
     """
-    root, names = Path(block.root), parse_stems(stems)
+    root, names = storage.here(block.root), parse_stems(stems)
     if not block.root or not root.is_dir():
         raise JaxsepError(f"root={block.root!r} is not a folder; give the one with a folder of files for each stem")
     table = {name: name for name in names} | parse_instruments(block.instruments, names, "instruments")

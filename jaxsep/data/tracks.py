@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 from jaxtyping import Float32
 
-from jaxsep import audio
+from jaxsep import audio, storage
 from jaxsep.config import choose, parse_instruments, parse_stems
 from jaxsep.data.layouts import LAYOUTS, Layout, visible
 from jaxsep.data.readers import Reader, Samples, Silence, open_reader, sum_of, to_float
@@ -359,7 +359,7 @@ def _alike(readers: Sequence[Reader], *properties: str) -> None:
 
 
 def _root(data: Any) -> Path:
-    root = Path(data.root)
+    root = storage.here(data.root)
     if not data.root or not root.is_dir():
         raise JaxsepError(f"data.root={data.root!r} is not a folder; give the data set's with --config.data.root=...")
     return root

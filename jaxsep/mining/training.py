@@ -48,7 +48,8 @@ def train_detector(
         JaxsepError: anything that the user can mend.
     """
     configs.check(config)
-    folder = workdirs.open_workdir(workdir, config)
+    folder = Path(workdir)
+    workdirs.open_workdir(folder, config)
     tracks = {split: open_tracks(config.data, split, folder) for split in ("train", "valid")}
     data = workdirs.describe_data(config, tracks)
     net, optimiser = detector.build(config), optim.build(config.optim, config.steps)

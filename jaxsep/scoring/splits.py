@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from jaxsep import baselines
+from jaxsep import baselines, storage
 from jaxsep import config as configs
 from jaxsep import workdir as workdirs
 from jaxsep.data.tracks import STEM_MP4
@@ -119,7 +119,7 @@ def data_at(data: Any, root: str | None) -> Any:
         return data
     moved = ConfigDict(data.to_dict())
     moved.root = root
-    moved.source = "musdb18" if any(Path(root).glob(f"*/*{STEM_MP4}")) else "folder"
+    moved.source = "musdb18" if any(storage.here(root).glob(f"*/*{STEM_MP4}")) else "folder"
     return moved
 
 
