@@ -28,6 +28,7 @@ from jaxsep.termination import Terminated, Termination
 PATIENCE = 7 * 24 * 3600  # seconds that processes wait for each other, in which one of them may measure or validate
 GONE = "gloo|nccl|coordination|unavailable|deadline_exceeded|aborted|cancelled"  # in errors of XLA: others are gone
 BEAT = 1.0  # seconds between two signs
+STAND_IN = 60.0  # seconds in which others are told of a process that ended before they came
 
 
 @contextlib.contextmanager
@@ -40,8 +41,14 @@ def join(group: Group) -> Iterator[Host]:
     """
     sign, out, err = (int(number) for number in os.environ[SUPERVISED].split(","))
     sys.stdout, sys.stderr = os.fdopen(out, "w", buffering=1), os.fdopen(err, "w", buffering=1)
-    _initialize(group)
-    host = Joined(Signs(sign, group.timeout))
+    _connect(group, 3 * group.timeout)
+    signs = Signs(sign, group.timeout)
+    signs.start()  # before devices are looked for, in which all processes wait for each other
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise JaxsepError(f"--coordinator={group.coordinator}: {_short(error)}") from None
+    host = Joined(signs)
     if not host.first:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open until the process ends)
     try:
@@ -61,7 +68,7 @@ def join(group: Group) -> Iterator[Host]:
         raise Lost(f"{host.reason() or f'another process died ({_short(error)})'}; {AGAIN}") from None
 
 
-def _initialize(group: Group) -> None:
+def _connect(group: Group, patience: float) -> None:
     auto = group.coordinator == "auto"
     try:
         jax.distributed.initialize(
@@ -69,10 +76,9 @@ def _initialize(group: Group) -> None:
             group.processes,
             group.process,
             cluster_detection_method=None if auto else "deactivate",
-            initialization_timeout=int(3 * group.timeout),
+            initialization_timeout=int(patience),
             heartbeat_timeout_seconds=max(1, int(0.75 * group.timeout)),
         )
-        jax.devices()
     except (ValueError, RuntimeError) as error:
         raise JaxsepError(f"--coordinator={group.coordinator}: {_short(error)}") from None
 
@@ -106,13 +112,15 @@ class Signs(threading.Thread):
 
     def run(self) -> None:
         """Until `end`, or the end of the supervisor, or that of another process of the training."""
-        while not self._ended.wait(BEAT):
+        while True:
             step = self._step
             if step is None or time.monotonic() - step < self._timeout:
                 try:
                     os.write(self._supervisor, b".")
                 except BrokenPipeError:
                     os._exit(LOST)
+            if self._ended.wait(BEAT):
+                return
             if reason := _stopped():
                 time.sleep(2 * BEAT)  # this process may be about to say the same
                 print(f"error: {reason}; {AGAIN}", file=sys.stderr, flush=True)
@@ -125,7 +133,6 @@ class Joined(Host):
     def __init__(self, signs: Signs):
         self.index, self.count = jax.process_index(), jax.process_count()
         self._signs, self._numbers = signs, itertools.count()
-        signs.start()
 
     def gather(self, value: Any) -> list[Any]:
         """See `Host`. All processes have to gather the same things in the same order."""
@@ -147,7 +154,7 @@ class Joined(Host):
     def stop(self, line: str) -> None:
         """Lets the other processes know why this one ends; process 0, where they look it up, stays until they have."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            _client().key_value_set(f"jaxsep/stopped/{self.index}", line)
+            _tell(line)
         if self.first:
             time.sleep(4 * BEAT)
 
@@ -197,8 +204,21 @@ class Agreed(Termination):
             self._signs.step()
 
 
+def stand_in(group: Group, line: str) -> None:
+    """Joins in the place of a process that has ended before, and lets the others know instead of waiting for it."""
+    _connect(group, STAND_IN)
+    _tell(line)
+    time.sleep(4 * BEAT)
+    os._exit(0)
+
+
 def _client() -> Any:
     return distributed.global_state.client
+
+
+def _tell(line: str) -> None:
+    """What the others learn of the end of this process."""
+    _client().key_value_set(f"jaxsep/stopped/{distributed.global_state.process_id}", line)
 
 
 def _stopped() -> str:
@@ -208,9 +228,14 @@ def _stopped() -> str:
     except jax.errors.JaxRuntimeError:
         return ""
     lines = {int(key.rpartition("/")[2]): line for key, line in found}
-    others = [f"process {process} stopped: {line}" for process, line in lines.items() if process != jax.process_index()]
+    own = distributed.global_state.process_id
+    others = [f"process {process} stopped: {line}" for process, line in lines.items() if process != own]
     return "; ".join(others[:1])
 
 
 def _short(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+if __name__ == "__main__":
+    stand_in(Group(**json.loads(sys.argv[1])), sys.argv[2])

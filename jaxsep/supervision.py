@@ -5,6 +5,8 @@ in a child, where what is written below Python goes into a file of which only on
 cannot say of itself any more, that it was killed or stopped, is said for it. Nothing here imports JAX.
 """
 
+import dataclasses
+import json
 import os
 import re
 import select
@@ -14,11 +16,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, NoReturn
 
 from jaxsep.hosts import AGAIN, LOST, SUPERVISED, Group
 from jaxsep.termination import STATUS as TERMINATED
 
+INTERRUPTED = 130  # exit status after Ctrl-C
 ABORTED = "JAX distributed service detected fatal errors"  # what JAX logs as it aborts a process that has lost others
 
 
@@ -48,6 +52,8 @@ def supervise(argv: Sequence[str], group: Group) -> int:
         status, line = _account(child.wait(), noise, group, joined, silent)
     if line:
         print(line, file=sys.stderr, flush=True)
+    if not joined and status not in (0, LOST, INTERRUPTED):
+        _stand_in(group, f"it ended with status {status} before all had joined")
     return status
 
 
@@ -80,7 +86,7 @@ def _account(code: int, noise: IO[str], group: Group, joined: bool, silent: bool
     """Exit status, and the line that the child could not write itself."""
     if silent:
         return LOST, f"{group} gave no sign for {group.timeout:g} s and was ended; {AGAIN}"
-    if code in (0, 2, LOST, 130, TERMINATED):
+    if code in (0, 2, LOST, INTERRUPTED, TERMINATED):
         return code, ""
     text = noise.read()
     if ABORTED in text and not joined:
@@ -92,6 +98,15 @@ def _account(code: int, noise: IO[str], group: Group, joined: bool, silent: bool
     if code > 0:
         return code, f"{group} failed with status {code}"
     return 128 - code, f"{group} was ended by {signal.Signals(-code).name}; {AGAIN}"
+
+
+def _stand_in(group: Group, line: str) -> None:
+    """Tells the others, who would wait for the child to join, of its end."""
+    command = [sys.executable, "-m", "jaxsep.joined", json.dumps(dataclasses.asdict(group)), line]
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    quiet = subprocess.DEVNULL
+    subprocess.run(command, env=environment, stdin=quiet, stdout=quiet, stderr=quiet, check=False)
 
 
 def _culprit(text: str) -> str:

@@ -194,6 +194,18 @@ def test_processes_that_differ_stop_with_one_line_each(songs, environment, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_others_do_not_wait_for_a_process_that_died_before_it_joined(songs, environment, tmp_path, victim):
+    begun = time.monotonic()
+    processes = Processes(songs, tmp_path / "run", environment)
+    processes.signal(victim, signal.SIGKILL)
+    statuses, errors = processes.end(patience=110)
+    assert statuses[victim] == 137 and errors[victim] == [f"process {victim} of 2 was ended by SIGKILL; {GOES_ON}"]
+    line = f"process {victim} stopped: it ended with status 137 before all had joined; {GOES_ON}"
+    assert statuses[1 - victim] == 75 and errors[1 - victim] == [f"error: {line}"]
+    assert time.monotonic() - begun < 110
+
+
 def test_the_others_hear_why_a_process_has_stopped(songs, environment, tmp_path):
     (tmp_path / "file").touch()
     statuses, errors = Processes(songs, tmp_path / "file", environment).end()
