@@ -38,7 +38,7 @@ RATES = tuple(float(rate) for rate in np.geomspace(1e-7, 10, 200))
 WIDTH = 9  # rates over which losses are averaged, about a third of a decade
 FILE = "rates.csv"
 
-Trial = Callable[[configs.Config, str], int]
+Trial = Callable[[configs.Config, Path], int]
 
 
 def take(argv: Sequence[str]) -> tuple[Trial | None, list[str]]:
