@@ -21,7 +21,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from jaxsep import frontends, integrity, storage
 from jaxsep.config import Config, choose, parse_sources, run_config
 from jaxsep.errors import JaxsepError
-from jaxsep.hosts import Host
+from jaxsep.hosts import Host, tells_of_loss
 from jaxsep.termination import Terminated
 
 FOLDER = "checkpoints"
@@ -190,6 +190,8 @@ class Checkpoints:
         try:
             action()
         except Exception as error:  # whatever the file system, TensorStore or a thread of Orbax met
+            if self._host.count > 1 and tells_of_loss(error):  # of the step whose arrays are saved, or of the save
+                raise
             whole = [step for step in integrity.steps(self.folder) if not integrity.damage(self.folder / str(step))]
             kept = f"checkpoint {whole[-1]} is kept" if whole else "there is no checkpoint yet"
             raise JaxsepError(

@@ -19,6 +19,7 @@ LOST = 75  # exit status when another process, or this one, died or hangs: EX_TE
 TIMEOUT = 100.0  # seconds without a sign
 AGAIN = "the same command, in all processes, goes on from the last checkpoint"
 FEW = 3  # differences that are named
+GONE = "gloo|nccl|coordination|unavailable|deadline_exceeded|aborted|cancelled"  # in errors of XLA: others are gone
 SUPERVISED = "JAXSEP_SUPERVISED"  # in the process that trains: file descriptors of its signs, stdout and stderr
 
 
@@ -89,6 +90,11 @@ def join(group: Group) -> Iterator["Host"]:
 
     with joined.join(group) as host:
         yield host
+
+
+def tells_of_loss(error: BaseException) -> bool:
+    """Whether an error of JAX or of what is built on it, met by one of several processes, says that others are gone."""
+    return re.search(GONE, str(error), re.IGNORECASE) is not None
 
 
 class Host:

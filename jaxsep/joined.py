@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import json
 import os
-import re
 import sys
 import threading
 import time
@@ -22,11 +21,10 @@ from jax._src import distributed  # the only way to the coordination service bes
 from jax.experimental import multihost_utils
 
 from jaxsep.errors import CommonError, JaxsepError
-from jaxsep.hosts import AGAIN, LOST, SUPERVISED, Group, Host, Lost
+from jaxsep.hosts import AGAIN, LOST, SUPERVISED, Group, Host, Lost, tells_of_loss
 from jaxsep.termination import Terminated, Termination
 
 PATIENCE = 7 * 24 * 3600  # seconds that processes wait for each other, in which one of them may measure or validate
-GONE = "gloo|nccl|coordination|unavailable|deadline_exceeded|aborted|cancelled"  # in errors of XLA: others are gone
 BEAT = 1.0  # seconds between two signs
 STAND_IN = 60.0  # seconds in which others are told of a process that ended before they came
 
@@ -61,7 +59,7 @@ def join(group: Group) -> Iterator[Host]:
         host.stop(str(error) or "interrupted")
         raise
     except Exception as error:
-        if not re.search(GONE, str(error), re.IGNORECASE):
+        if not tells_of_loss(error):
             traceback.print_exc()
             host.stop(_short(error))
             os._exit(1)

@@ -14,6 +14,7 @@ import pytest
 from jaxsep import integrity
 from jaxsep.checkpoint import Checkpoints, load_state, load_variables
 from jaxsep.errors import JaxsepError
+from jaxsep.hosts import Host
 
 
 def items(step, ema=True):
@@ -336,6 +337,22 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     (line,) = done.stderr.splitlines()
     assert "the run goes on without a checkpoint: " in line and "checkpoints/2: could not be written" in line
     assert sorted(os.listdir(tmp_path / "go_on" / "checkpoints")) == ["1", "3"]
+
+
+def test_a_save_that_others_have_left_is_no_matter_of_the_disk(tmp_path, monkeypatch):
+    class Pair(Host):
+        count = 2
+
+        def gather(self, value):
+            return [value, value]
+
+    error = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+    with pytest.raises(jax.errors.JaxRuntimeError), Checkpoints(tmp_path, Pair()) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", lambda *_, **__: (_ for _ in ()).throw(error))
+        checkpoints.save(1, {"params": {"w": jnp.ones(1)}}, {})
+    with pytest.raises(JaxsepError, match="could not be written"), Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", lambda *_, **__: (_ for _ in ()).throw(error))
+        checkpoints.save(1, {"params": {"w": jnp.ones(1)}}, {})
 
 
 def test_a_save_does_not_see_what_comes_after_it(tmp_path):
