@@ -2,7 +2,8 @@
 
 import os
 
-FLAG = "--xla_gpu_deterministic_ops=true"
+NAME = "--xla_gpu_deterministic_ops"
+FLAG = f"{NAME}=true"
 
 
 def require() -> None:
@@ -13,3 +14,10 @@ def require() -> None:
     given = os.environ.get("XLA_FLAGS", "").split()
     if FLAG not in given:
         os.environ["XLA_FLAGS"] = " ".join([*given, FLAG])
+
+
+def required() -> bool:
+    """Whether XLA's flag is set, by `require` or by the user; for what XLA runs without knowing whether it repeats."""
+    given = [flag.partition("=") for flag in os.environ.get("XLA_FLAGS", "").split()]
+    values = [value for name, _, value in given if name == NAME]
+    return bool(values) and values[-1].lower() in ("", "1", "true")

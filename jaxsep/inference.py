@@ -293,7 +293,10 @@ class Model:
         while True:
             size = max(n for n in range(1, limit + 1) if rows % n == 0)
             try:
-                parts = [np.asarray(run(jax.device_put(part, self.device))) for part in np.split(batch, rows // size)]
+                with jax.default_device(self.device):  # some layers ask for it as they are traced
+                    parts = [
+                        np.asarray(run(jax.device_put(part, self.device))) for part in np.split(batch, rows // size)
+                    ]
                 return np.concatenate(parts) if len(parts) > 1 else parts[0]
             except Exception as error:
                 if not exhausted(error):

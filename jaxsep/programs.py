@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 from jax.experimental import serialize_executable
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -25,6 +25,9 @@ from jaxsep.compilations import Compilations
 from jaxsep.config import Config, to_json
 from jaxsep.precision import parse_policy
 from jaxsep.utilisation import PEAKS, Work
+
+# cuDNN's LSTM as JAX calls it, and its forward passes' worth: the gradient has products for inputs and for weights.
+LSTM = {"rnn_fwd": 1, "rnn_bwd": 2}
 
 _HIT = "/jax/compilation_cache/cache_hits"
 
@@ -63,8 +66,8 @@ class Program:
 def build(function: Any, devices: int, *args: Any) -> Program:
     """Compiles a jitted function for arguments of these shapes, whose batch is split over so many devices.
 
-    XLA counts the body of a loop once. What the matrix products of `lax.scan`, LSTMs' above all, do in all other rounds
-    is added.
+    XLA counts the body of a loop once, and cuDNN's LSTM not at all. What the matrix products of `lax.scan`, LSTMs'
+    above all, do in all other rounds is added, and what those of cuDNN's LSTM do.
     """
     traced = function.trace(*args)
     compiled = traced.lower().compile()
@@ -72,7 +75,7 @@ def build(function: Any, devices: int, *args: Any) -> Program:
     memory: Any = compiled.memory_analysis()
     return Program(
         compiled,
-        flops=costs["flops"] + _repeated(traced.jaxpr.jaxpr, rounds=1, share=1 / devices),
+        flops=costs["flops"] + _uncounted(traced.jaxpr.jaxpr, rounds=1, share=1 / devices),
         memory=memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         + memory.temp_size_in_bytes
@@ -80,8 +83,8 @@ def build(function: Any, devices: int, *args: Any) -> Program:
     )
 
 
-def _repeated(jaxpr: Jaxpr, rounds: int, share: float) -> float:
-    """Operations of matrix products in the second and later rounds of scans, on one device.
+def _uncounted(jaxpr: Jaxpr, rounds: int, share: float) -> float:
+    """Operations of matrix products in the second and later rounds of scans, and in cuDNN's LSTM, on one device.
 
     Args:
         jaxpr: where they are looked for.
@@ -97,10 +100,22 @@ def _repeated(jaxpr: Jaxpr, rounds: int, share: float) -> float:
             found: Any = equation.outvars[0].aval
             inner = math.prod(given.shape[axis] for axis in contracted)
             total += (rounds - 1) * share * 2 * inner * found.size
+        elif name in LSTM:
+            total += rounds * share * LSTM[name] * _lstm(equation)
         within = rounds * equation.params["length"] if name == "scan" else rounds
         for inside in _inside(equation.params):
-            total += _repeated(inside, within, 1.0 if name == "shard_map" else share)
+            total += _uncounted(inside, within, 1.0 if name == "shard_map" else share)
     return total
+
+
+def _lstm(equation: JaxprEqn) -> int:
+    """Operations of the matrix products in a forward pass of cuDNN's LSTM, which a backward pass names as well."""
+    given: Any = equation.invars[0].aval  # x, or the gradient of y
+    batch, frames, _ = given.shape
+    features, units, layers = (equation.params[name] for name in ("input_size", "hidden_size", "num_layers"))
+    directions = 2 if equation.params["bidirectional"] else 1
+    inputs = features + (layers - 1) * directions * units
+    return 2 * batch * frames * directions * 4 * units * (inputs + layers * units)
 
 
 def _inside(params: dict[str, Any]) -> Iterator[Jaxpr]:

@@ -9,7 +9,9 @@ ROOT = Path(__file__).parent.parent
 CODE = """
 import os
 from jaxsep import determinism
+assert not determinism.required()
 determinism.require()
+assert determinism.required()
 determinism.require()
 import jax
 print(jax.jit(lambda x: 2 * x)(3), os.environ["XLA_FLAGS"])

@@ -1,9 +1,12 @@
 """What a compiled step is said to do is what it does, and the step that is loaded is the one that was kept."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import rnn
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -54,6 +57,44 @@ def test_an_lstm_is_counted_at_every_step():
     program = programs.build(jax.jit(lambda params, x: net.apply(params, x, False)), 1, params, x)
     products = 2 * 2 * frames * batch * 4 * units * (features + units)
     assert products <= program.flops < 1.1 * products, "the rest are the gates' own operations"
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("both", [False, True])
+def test_cudnns_lstm_is_counted_though_xla_knows_nothing_of_it(layers, both, monkeypatch):
+    """As the products of JAX's reference of it; traced as on a GPU."""
+    sizes = SimpleNamespace(compute_rnn_workspace_reserve_space_sizes=lambda *sizes: (1, 1))
+    monkeypatch.setattr(rnn, "gpu_rnn", sizes)
+    batch, frames, options = 8, 10, (6, 16, layers, 0.0, both)
+    x, weights = jnp.zeros((batch, frames, 6)), jnp.zeros(rnn.get_num_params_in_lstm(6, 16, layers, both))
+
+    def states(x):
+        return (jnp.zeros(((1 + both) * layers, len(x), 16)),) * 2
+
+    def by_cudnn(x, weights):
+        return rnn.lstm(x, *states(x), weights, jnp.full(len(x), frames, jnp.int32), *options)[0]
+
+    def reference(x, weights):
+        unpacked = rnn.unpack_lstm_weights(weights, 6, 16, layers, both)
+        return rnn.lstm_ref(x, *states(x), *unpacked, jnp.full(len(x), frames, jnp.int32), *options)[0]
+
+    def gradient(function):
+        return jax.grad(lambda x, weights: function(x, weights).sum(), (0, 1))
+
+    def counted(function, devices=1):
+        return programs._uncounted(jax.make_jaxpr(function)(x, weights).jaxpr, rounds=1, share=1 / devices)
+
+    forward, step = (counted(function) * frames / (frames - 1) for function in (reference, gradient(reference)))
+    if layers == 1:
+        assert forward == pytest.approx((1 + both) * 2 * batch * frames * 4 * 16 * (6 + 16))
+    assert counted(by_cudnn) == pytest.approx(forward)
+    assert counted(gradient(by_cudnn)) == pytest.approx(step) == pytest.approx(3 * forward)
+
+    thrice = lambda x, weights: jax.lax.scan(lambda _, x: (None, by_cudnn(x, weights)), None, jnp.stack([x] * 3))[1]
+    assert counted(thrice, devices=4) == pytest.approx(3 * forward / 4)
+    split, whole = PartitionSpec("data"), PartitionSpec()
+    shared = {"mesh": training.make_mesh(), "in_specs": (split, whole), "out_specs": split, "check_vma": False}
+    assert counted(jax.shard_map(by_cudnn, **shared), devices=4) == pytest.approx(forward / 4)
 
 
 def test_memory_is_that_of_what_goes_in_comes_out_and_lies_between():

@@ -129,8 +129,9 @@ class ComplexDense(nn.Module):
 class ComplexLSTM(nn.Module):
     """Layers of complex LSTMs: LSTM_r(x_r) - LSTM_i(x_i) + j (LSTM_r(x_i) + LSTM_i(x_r)), forward in time.
 
-    The two of a layer run side by side on both parts, which are examples of one batch. Parameters as those of
-    `layers.recurrent.LSTM`: `layer{i}_{real,imag}/{input, recurrent, bias}`.
+    The two of a layer run side by side on both parts, which are examples of one batch; they are not given to
+    `layers.cudnn`, which has no such pair. Parameters as those of `layers.recurrent.LSTM`:
+    `layer{i}_{real,imag}/{input, recurrent, bias}`.
 
     Attributes:
         units: complex outputs.

@@ -10,6 +10,8 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from jaxsep.layers import cudnn
+
 LARGE = 2**20  # elements of a matrix that is read as it lies: transposing it takes as long as dozens of steps
 BLOCKS = 32  # of rows of such a matrix: XLA's product with one row takes an eighth longer on a CPU than with these
 
@@ -31,7 +33,8 @@ class BLSTM(nn.Module):
 
     as in PyTorch and Keras; PyTorch's and cuDNN's LSTMs carry two biases whose sum is ours, 4 * units more
     parameters per direction and layer. Parameters: `layer{i}/{forward,backward}/{input [d 4u], recurrent [u 4u],
-    bias [4u]}`. The state of the recurrence stays float32 at any `dtype`.
+    bias [4u]}`. The state of the recurrence stays float32 at any `dtype`. Where `layers.cudnn` is usable it computes
+    the layers, in float32 or TF32.
 
     Attributes:
         units: u, outputs per direction.
@@ -89,6 +92,9 @@ class LSTM(nn.Module):
         x = jnp.swapaxes(x, 0, 1)
         for i in range(self.layers):
             weights = Weights(self.units, *inits, name=f"layer{i}")(x.shape[-1])
+            if cudnn.usable(self.dtype):
+                x = cudnn.lstm(x, [weights]).astype(self.dtype)
+                continue
             x, kernel, recurrent = promote_dtype(x, *weights[:2], dtype=self.dtype)
             gates = jnp.dot(x, kernel, preferred_element_type=jnp.float32) + weights[2]
             x = lstm(gates[:, None], (recurrent,))[:, 0].astype(x.dtype)
@@ -108,6 +114,8 @@ class _Layer(nn.Module):
     def __call__(self, x: Array) -> Array:
         inits = (self.input_init, self.recurrent_init, self.bias_init)
         weights = [Weights(self.units, *inits, name=name)(x.shape[-1]) for name in ("forward", "backward")]
+        if cudnn.usable(self.dtype):
+            return cudnn.lstm(x, weights).astype(self.dtype)
         inputs, recurrent, bias = zip(*weights, strict=True)
         x, *matrices = promote_dtype(x, *inputs, *recurrent, dtype=self.dtype)
         # All steps at once: only the product with the state is left to the recurrence.
