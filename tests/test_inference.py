@@ -461,6 +461,22 @@ def test_what_is_not_a_run_folder(tmp_path):
         jaxsep.load(tmp_path / "nothing here")
 
 
+def test_a_layer_that_asks_where_it_will_run_is_told():
+    """As layers on cuDNN do while they are traced, which a program for another device of the machine cannot have."""
+    seen = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Asking(Gains):
+        def apply(self, *args):
+            seen.append(jax.config.jax_default_device)
+            return super().apply(*args)
+
+    chosen = jax.devices()[2]
+    config = make_model().config
+    Model.from_parts(Asking(), {"scale": jnp.float32(1)}, config, chosen).separate(noise(100), 8_000)
+    assert seen == [chosen] and jax.config.jax_default_device is None
+
+
 @pytest.mark.parametrize("name", ["gpu", "tpu", "gpu:1", "cpu:9"])
 def test_a_named_device_must_be_there(name):
     with pytest.raises(JaxsepError, match=f"device='{name}'"):

@@ -6,6 +6,7 @@ is a call of its own, so that parameters, initial values, checkpoints and the dr
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,12 @@ from jaxtyping import Float, Float32
 
 from jaxsep import determinism
 
-# Values of `jax_default_matmul_precision` that the call knows: from TF32 on, and None, which is TF32 where there is it.
+# Values of `jax_default_matmul_precision` that the call follows; None is TF32 on GPUs that have it, as in all of JAX.
 PRECISIONS = (None, "tensorfloat32", "high", "float32", "highest")
 
 
 def usable(dtype: DTypeLike) -> bool:
-    """Whether the program that is being traced may have layers of this dtype computed by cuDNN.
+    """Whether cuDNN computes layers of this dtype in the program that is being traced: where all of this holds.
 
     - JAX's default device, by which alone the tracing can tell where the program will run, is a GPU of CUDA: ROCm's
       library has the gates in another order. Who compiles for another device sets `jax.default_device`.
@@ -30,8 +31,8 @@ def usable(dtype: DTypeLike) -> bool:
       cannot split the call over a batch; it would have each device compute all of it.
     - The same numbers each time were not required (`determinism`): the call is out of reach of XLA's flag, and cuDNN's
       gradients may differ from run to run.
-    - The call knows the precision that products of matrices are to have: it refuses bfloat16, and would take TF32 for
-      all that it does not know.
+    - The call follows the precision that JAX is to give matrix products: it refuses bfloat16, and takes TF32 for what
+      it does not know.
     - Not float64: the call takes float32 alone, which is more than enough for the shorter dtypes.
 
     Args:
@@ -42,7 +43,7 @@ def usable(dtype: DTypeLike) -> bool:
     return (
         device.platform == "gpu"
         and "rocm" not in device.client.platform_version
-        and hasattr(rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes")
+        and hasattr(getattr(rnn, "gpu_rnn", None), "compute_rnn_workspace_reserve_space_sizes")
         and (jax.device_count(device.platform) == 1 or jax.sharding.get_abstract_mesh().are_all_axes_manual)
         and not determinism.required()
         and getattr(jax.config, "jax_default_matmul_precision", None) in PRECISIONS
@@ -60,7 +61,7 @@ def lstm(x: Float[Array, "n b d"], weights: Sequence[tuple[Array, Array, Array]]
     frames, batch, features = x.shape
     units = len(weights[0][1])
     state = jnp.zeros((len(weights), batch, units), jnp.float32)
-    outputs, _, _ = rnn.lstm(
+    outputs_and_states: Any = rnn.lstm(
         jnp.swapaxes(x, 0, 1).astype(jnp.float32),
         state,
         state,
@@ -72,7 +73,7 @@ def lstm(x: Float[Array, "n b d"], weights: Sequence[tuple[Array, Array, Array]]
         dropout=0.0,
         bidirectional=len(weights) == 2,
     )
-    return jnp.swapaxes(outputs, 0, 1)
+    return jnp.swapaxes(outputs_and_states[0], 0, 1)
 
 
 def pack(weights: Sequence[tuple[Array, Array, Array]]) -> Float32[Array, " w"]:
