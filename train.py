@@ -33,9 +33,9 @@ from jaxsep import arguments, determinism, memory, storage, trials
 from jaxsep import config as configs
 from jaxsep import workdir as workdirs
 from jaxsep.errors import JaxsepError
-from jaxsep.hosts import LOST, Host, Lost, join, parse_group
-from jaxsep.supervision import leave, supervise, supervised
-from jaxsep.termination import STATUS, Terminated
+from jaxsep.hosts import Host, join, parse_group
+from jaxsep.supervision import exit_status, leave, supervise, supervised
+from jaxsep.termination import Terminated
 
 
 def train(
@@ -51,7 +51,6 @@ def train(
     """
     # --- Config: refused before anything slow is imported, then written into the run folder ---------------
     configs.check(config)
-    sources = configs.parse_sources(config.sources)
     host.agree("config", workdirs.comparable(config))
     host.agree("code", workdirs.code())
     with host.ahead():
@@ -60,16 +59,14 @@ def train(
     import jax
     import numpy as np
 
-    from jaxsep import log, nonfinite, optim, separator, training, validation
+    from jaxsep import nonfinite, separator, training, validation
     from jaxsep.assembly import assemble
     from jaxsep.cache import keep_compiled
-    from jaxsep.card import write_card
     from jaxsep.checkpoint import Checkpoints, load_start
     from jaxsep.compilations import Compilations
-    from jaxsep.data import levels, sets, statistics
-    from jaxsep.data.pipeline import batches
-    from jaxsep.data.roll import Roll
-    from jaxsep.data.tracks import open_tracks
+    from jaxsep.course import Course
+    from jaxsep.data.opening import open_data
+    from jaxsep.journal import Journal
     from jaxsep.profiling import Profile
     from jaxsep.sharding import collected
 
@@ -82,66 +79,43 @@ def train(
 
     # --- Model, loss, optimiser ---------------------------------------------------------------------------
     model, loss, optimiser = assemble(config)
-    terms = ("target",) if config.data.conditions else tuple(sources)  # what the loss is logged for
+    terms = ("target",) if config.data.conditions else tuple(configs.parse_sources(config.sources))  # of the loss
 
     # --- Data: addressed by step, so that a run goes on from one integer ----------------------------------
-    here, statistical = training.make_mesh(jax.local_devices()), separator.wants_statistics(model.net)
+    front = functools.partial(training.first_front, model, config) if separator.wants_statistics(model.net) else None
     with host.ahead():  # what process 0 makes up or measures, the others find in the run folder
-        roll = Roll(folder, skip)
-        songs, further = sets.open_training(config, folder, roll, statistical)
-        tracks = {"train": songs, "valid": open_tracks(config.data, "valid", folder)}
-        data = workdirs.describe_data(config, tracks | {f"also.{each.name}": each.tracks for each in further})
-        validate = validation.make_validate(model, loss, config, here, tracks["valid"], host)
-        known = config, data["fingerprint"]
-        front = training.first_front(model, config) if statistical else None
-        measured = statistics.of_run(folder, front, songs, *known) if statistical else None
-        standard = levels.of_run(folder, sets.every(songs, further), *known) if config.data.standardise else None
-        further = sets.match(folder, further, songs, *known)
-        if host.first:
-            roll.save()
-    host.agree("data", data)
+        data = open_data(config, folder, front, skip, host.first)
+        here = training.make_mesh(jax.local_devices())
+        validate = validation.make_validate(model, loss, config, here, data.valid, host)
+    host.agree("data", data.about)
 
     with Checkpoints(folder, host, config.on_full_disk) as checkpoints:
         # --- State: fresh, or with another run's weights, or the newest checkpoint that is whole ----------
-        state = training.init_state(model, optimiser, config, mesh, measured)
-        step, history, window, origin = 0, [], log.Window(), None  # history: [step, validation SDR]
+        state = training.init_state(model, optimiser, config, mesh, data.statistics)
+        step, course, window, origin = 0, Course(config), None, None
         if restored := checkpoints.restore(state.items()):
             step, items, meta = restored
             if meta.get("precision") != config.precision:  # what overflowed may not do so any more
                 items["loss_scale"] = state.loss_scale
             state = training.TrainState.from_items(items, state.ok)
-            history, window = meta["history"], log.Window(meta["window"])
+            course.history, window = meta["history"], meta["window"]
         elif config.init:
             variables, origin = load_start(config)
             state = training.start_from(state, variables, optimiser)
 
-        def over() -> bool:
-            return step >= config.steps or optim.stalled([sdr for _, sdr in history], config.patience)
-
-        def validated() -> bool:
-            """Whether there is no validation at this step, or it is done: SIGTERM may have come before it was."""
-            due = step > 0 and (step % config.eval_every == 0 or step == config.steps)
-            return not due or step in (at for at, _ in history[-1:])
-
-        if over() and validated():
+        if course.over(step) and course.validated(step):
             print(f"{folder}: finished at step {step}; to go on, raise --config.steps or --config.patience")
             return
         profile = Profile(folder, traced if host.first else "", step, config.steps)
         if host.first:
-            workdirs.record_run(folder, argv, data, step, origin)
-        metrics_file = log.MetricsFile(folder / "metrics.jsonl", step) if host.first else log.Silent()
-        if host.first:
-            write_card(folder)
-        board = log.TensorBoard(folder, config.sample_rate) if config.tensorboard and host.first else None
+            workdirs.record_run(folder, argv, data.about, step, origin)
 
         # --- Step: compiled before the loop, so a batch of another shape is an error and not a recompilation
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         device = f"{mesh.size} x {jax.devices()[0].device_kind}"
         device += f" in {host.count} processes" if host.count > 1 else ""
         print(f"{config.name}: {parameters:,} parameters, {device}, step {step} of {config.steps}", flush=True)
-        share = {"process_index": host.index, "process_count": host.count}
-        read = functools.partial(batches, songs, sources, config, levels=standard, sets=further, skip=skip, **share)
-        stream = read(first_step=step)
+        stream = data.stream(step, host)
         started = time.perf_counter()
         # The first batch is read while XLA compiles.
         with memory.suggesting(config), ThreadPoolExecutor(1) as reader:
@@ -153,11 +127,11 @@ def train(
         host.gather(None)
 
         # --- Loop: the numbers of a step are fetched while the next one runs ------------------------------
-        progress = log.Progress(step, config.steps, train_step.work(config, mesh))
+        journal = Journal(folder, config, step, train_step.work(config, mesh), window, host.first)
+        progress = journal.progress
 
         def save(sdr: float | None = None, weights: str | None = None) -> None:
-            metrics_file.sync()
-            meta = {"history": history, "window": window.state()}
+            meta = {"history": course.history, "window": journal.state()}
             if state.loss_scale is not None:
                 meta["precision"] = config.precision
             with compilations.first_only("saving"):
@@ -169,19 +143,9 @@ def train(
             profile.finished(at)
             if not metrics.ok:
                 save()
-                where = nonfinite.describe(config, mesh, state, training.put(next(read(first_step=at - 1)), mesh))
+                where = nonfinite.describe(config, mesh, state, training.put(next(data.stream(at - 1, host)), mesh))
                 raise training.failure(metrics, at, terms, stream.describe(at - 1), where)
-            numbers = metrics.numbers(terms)
-            window.add(numbers)
-            progress.unreadable(stream.unreadable)
-            progress.step(at, loss=float(metrics.loss))
-            if at % config.log_every == 0 or at == config.steps:
-                last = {name: value for name in training.LAST if (value := numbers.get(name)) is not None}
-                means = window.take() | last
-                progress.step(at, loss=means["loss"])
-                metrics_file.write(at, "train", means, progress.line(at))
-                if board:
-                    board.scalars(at, "train", means)
+            journal.step(at, metrics.numbers(terms), stream.unreadable)
 
         def evaluate() -> tuple[float, str]:
             """The SDR, and whose it is: of several averages of the weights the best one counts."""
@@ -190,21 +154,14 @@ def train(
                 weights, result = validation.best(
                     lambda found: validate(collected(found, mesh), termination.look), state.candidates
                 )
-            clock = {"seconds": round(time.perf_counter() - started, 3)}
-            history.append([step, result.scores["sdr"]])
-            metrics_file.write(step, "valid", result.scores | result.shapes, clock)
-            if host.first:
-                write_card(folder)
-            progress.valid(step, result.scores["sdr"])
-            if board:
-                board.scalars(step, "valid", result.scores)
-                board.excerpt(step, result.excerpt)
+            course.add(step, result.scores["sdr"])
+            journal.validation(step, result, time.perf_counter() - started)
             return result.scores["sdr"], weights
 
         def conclude() -> None:
             """Validation, where it is due, and a checkpoint; what SIGTERM interrupts, the next start makes up for."""
             try:
-                sdr, weights = (None, None) if validated() else evaluate()
+                sdr, weights = (None, None) if course.validated(step) else evaluate()
             except Terminated:
                 sdr = weights = None
             save(sdr, weights)
@@ -215,62 +172,47 @@ def train(
 
         with memory.suggesting(config), host.termination() as termination, Compilations() as compilations, profile:
             running: training.Metrics | None = None
-            if not validated():
+            if not course.validated(step):
                 conclude()
-            while not over():
+            while not course.over(step):
                 with compilations.first_only("the step"), profile.step(step + 1):
                     with progress.waiting("input"):
                         batch = training.put(next(queue), mesh)
-                    scale = optim.plateau_scale([sdr for _, sdr in history], config.optim.schedule)
                     with progress.waiting("device"):
-                        state, metrics = train_step(state, batch, np.float32(scale))
+                        state, metrics = train_step(state, batch, np.float32(course.scale()))
                 if running is not None:
                     settle(step, running)
                 step, running = step + 1, metrics
                 termination.look()
-                if validated() and step % config.save_every and not termination.asked:
+                if course.validated(step) and step % config.save_every and not termination.asked:
                     continue
                 settle(step, metrics)
                 running = None
                 conclude()
-        progress.close()
-    best = max(history, key=lambda entry: entry[1])
-    why = "" if step == config.steps else f", {config.patience} evaluations without a better one"
-    print(f"{folder}: finished at step {step}{why}; best validation SDR {best[1]:.2f} dB at step {best[0]}")
+        journal.close()
+    print(f"{folder}: {course.conclusion(step)}")
 
 
+@exit_status
 def main(argv: Sequence[str]) -> int:
     """The command; see above for its status."""
     if {"--help", "-h", "-help"} & set(argv):
         print(__doc__)
         return 0
-    try:
-        trial, words = trials.take(argv)
-        group, words = parse_group(words)
-        if group.coordinator and trial:
-            raise JaxsepError("--overfit and --find-rate are tried by one process; leave --coordinator out")
-        if group.coordinator and not supervised():
-            return supervise(argv, group)
-        config, workdir, skip, traced = arguments.parse(words)
-        if config.deterministic:  # which XLA reads once, as the processes join at the latest
-            determinism.require()
-        if trial:
-            with memory.suggesting(config), storage.working_copy(workdir) as folder:
-                return trial(config, folder)
-        with join(group) as host, storage.working_copy(workdir, host.first) as folder:
-            train(config, folder, argv, host, skip, traced)
-    except Lost as error:
-        print(f"error: {error}", file=sys.stderr)
-        return LOST
-    except JaxsepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    except Terminated:
-        print("terminated; the state is saved and the same command goes on from it", file=sys.stderr)
-        return STATUS
+    trial, words = trials.take(argv)
+    group, words = parse_group(words)
+    if group.coordinator and trial:
+        raise JaxsepError("--overfit and --find-rate are tried by one process; leave --coordinator out")
+    if group.coordinator and not supervised():
+        return supervise(argv, group)
+    config, workdir, skip, traced = arguments.parse(words)
+    if config.deterministic:  # which XLA reads once, as the processes join at the latest
+        determinism.require()
+    if trial:
+        with memory.suggesting(config), storage.working_copy(workdir) as folder:
+            return trial(config, folder)
+    with join(group) as host, storage.working_copy(workdir, host.first) as folder:
+        train(config, folder, argv, host, skip, traced)
     return 0
 
 

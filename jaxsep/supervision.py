@@ -6,6 +6,7 @@ cannot say of itself any more, that it was killed or stopped, is said for it. No
 """
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -15,12 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
-from jaxsep.hosts import AGAIN, LOST, SUPERVISED, Group
+from jaxsep.errors import JaxsepError
+from jaxsep.hosts import AGAIN, LOST, SUPERVISED, Group, Lost
 from jaxsep.termination import STATUS as TERMINATED
+from jaxsep.termination import Terminated
 
 INTERRUPTED = 130  # exit status after Ctrl-C
 ABORTED = "JAX distributed service detected fatal errors"  # what JAX logs as it aborts a process that has lost others
@@ -55,6 +58,25 @@ def supervise(argv: Sequence[str], group: Group) -> int:
     if not joined and status not in (0, LOST, INTERRUPTED):
         _stand_in(group, f"it ended with status {status} before all had joined")
     return status
+
+
+def exit_status(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
+    """The command with one line on stderr and an exit status for what ends it."""
+
+    @functools.wraps(command)
+    def told(argv: Sequence[str]) -> int:
+        try:
+            return command(argv)
+        except JaxsepError as error:
+            status, line = LOST if isinstance(error, Lost) else 2, f"error: {error}"
+        except KeyboardInterrupt:
+            status, line = INTERRUPTED, "interrupted; the same command goes on from the last checkpoint"
+        except Terminated:
+            status, line = TERMINATED, "terminated; the state is saved and the same command goes on from it"
+        print(line, file=sys.stderr)
+        return status
+
+    return told
 
 
 def leave(status: int) -> NoReturn:

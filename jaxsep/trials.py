@@ -201,7 +201,6 @@ class _Training:
 def _prepare(config: configs.Config, folder: Path) -> _Training:
     """All that a run prepares before its first step, without beginning one."""
     configs.check(config)
-    sources = configs.parse_sources(config.sources)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -211,24 +210,19 @@ def _prepare(config: configs.Config, folder: Path) -> _Training:
     from jaxsep.assembly import assemble
     from jaxsep.cache import keep_compiled
     from jaxsep.checkpoint import load_start
-    from jaxsep.data import levels, sets, statistics
-    from jaxsep.data.pipeline import batches
-    from jaxsep.data.roll import Roll
+    from jaxsep.data.opening import open_data
 
     memory.keep_freed()
     keep_compiled()
     mesh = training.make_mesh()
     training.check_batch(config, mesh)
     model, loss, optimiser = assemble(config)
-    statistical = separator.wants_statistics(model.net)
+    front = functools.partial(training.first_front, model, config) if separator.wants_statistics(model.net) else None
     with tempfile.TemporaryDirectory() as scratch:  # what is measured belongs to this config, not to the folder
-        songs, further = sets.open_training(config, folder, Roll(Path(scratch)), statistical)
-        further = sets.match(Path(scratch), further, songs, config, "")
-    measured = statistics.measure(training.first_front(model, config), songs, config) if statistical else None
-    standard = levels.measure(sets.every(songs, further), config) if config.data.standardise else None
-    state = training.init_state(model, optimiser, config, mesh, measured)
+        data = open_data(config, folder, front, notes=Path(scratch))
+    state = training.init_state(model, optimiser, config, mesh, data.statistics)
     if config.init:
         state = training.start_from(state, load_start(config)[0], optimiser)
     step = training.compile_train_step(model, loss, optimiser, config, mesh, state)
-    stream = batches(songs, sources, config, first_step=0, levels=standard, sets=further)
+    stream = data.stream(0)
     return _Training(loss.decibels, (training.put(batch, mesh) for batch in stream), state, step)

@@ -64,7 +64,7 @@ def settings(songs, **changes):
 @pytest.fixture(scope="module")
 def first(songs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "first"
-    train.train(settings(songs), str(folder), ["train.py"], Host())
+    train.train(settings(songs), folder, ["train.py"], Host())
     return folder
 
 
@@ -76,7 +76,7 @@ def test_a_run_starts_with_the_best_weights_of_another_one_and_does_not_need_it_
     origin = tmp_path / "origin"
     shutil.copytree(first, origin)
     changes = {"init": str(origin), "optim": {"learning_rate": 1e-30}}
-    train.train(settings(songs, **changes), str(tmp_path / "second"), ["train.py"], Host())
+    train.train(settings(songs, **changes), tmp_path / "second", ["train.py"], Host())
     expected, _ = load_variables(first)
     found, _ = load_variables(tmp_path / "second")
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-25), found["params"], expected["params"])
@@ -85,7 +85,7 @@ def test_a_run_starts_with_the_best_weights_of_another_one_and_does_not_need_it_
     assert run["init"]["run"] == str(origin) and run["init"]["step"] == 2
     assert run["init"]["sdr"] == pytest.approx(load_variables(first)[1]["sdr"])
     shutil.rmtree(origin)
-    train.train(settings(songs, steps=3, **changes), str(tmp_path / "second"), ["train.py"], Host())
+    train.train(settings(songs, steps=3, **changes), tmp_path / "second", ["train.py"], Host())
     assert "finished at step 3" in capsys.readouterr().out
     assert json.loads((tmp_path / "second" / "run.json").read_text())["init"] == run["init"]
     with pytest.raises(JaxsepError, match="not a run folder"):

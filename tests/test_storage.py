@@ -32,6 +32,8 @@ assert songs and environment  # fixtures
 
 pytestmark = pytest.mark.filterwarnings("ignore:Please install grpcio-status:ImportWarning")  # google-api-core's own
 
+# train.py, which brings a run of a few seconds into its bucket as it goes
+EAGER = "import sys, train; from jaxsep import storage; storage.INTERVAL = 0.1; sys.exit(train.main(sys.argv))"
 RUN = '{"time": "2026-01-01", "resumed": []}'
 
 
@@ -284,13 +286,14 @@ def test_training_in_a_bucket_survives_the_loss_of_its_machine(bucket, songs, en
         bucket.blob(f"songs/{path.relative_to(songs)}").upload_from_filename(path)
     whole, address = tmp_path / "whole", "gs://b/runs/killed"
     finish(command(songs, whole), environment, whole)
-    words = command("gs://b/songs", address)
+    words = ["-c", EAGER, *command("gs://b/songs", address)[1:]]
     first, second = tmp_path / "first", tmp_path / "second"
     with (tmp_path / "killed.log").open("a") as output:
         process = start(words, environment | {"JAXSEP_CACHE": str(first)}, output)
         goal = random.Random(0).randint(25, 35)
         moment = lambda: last_step(first / "buckets/b/runs/killed") >= goal and newest(bucket) > 0
         assert kill_when(process, moment) and process.returncode == -signal.SIGKILL, output.name
+        assert last_step(first / "buckets/b/runs/killed") < 60
     shutil.rmtree(first)
     text = finish(words, environment | {"JAXSEP_CACHE": str(second)}, tmp_path / "killed")
     assert "finished at step 60" in text
