@@ -129,6 +129,8 @@ class Folder:
                 same = name in now and not changed and known[name][2] == blob.crc32c
                 if not same and not (mine and (deleted or changed)):
                     wanted[name] = blob
+            if not mine and _newest(now) > _newest(there):
+                warn(f"{self}: is not the run that was copied to {self.copy} before; the copy is replaced")
             for name in self._files() - there.keys():
                 if not mine or (name in now and known.get(name, [])[:2] == now[name]):
                     (self.copy / name).unlink()
@@ -225,8 +227,9 @@ class Folder:
         """Whether what was changed in the copy counts: it is the same run, at the same checkpoint or a later one."""
         if _newest(there) > _newest(now):
             return False
-        if "run.json" not in there or "run.json" not in now:
-            return not there and not known  # nothing has been uploaded yet
+        if "run.json" not in there or "run.json" not in now:  # hardly anything has been uploaded, and that from here
+            mine = [known.get(name, [0, 0, ""])[2] == blob.crc32c for name, blob in there.items()]
+            return all(mine) and bool(mine or not known)
         return _beginning((self.copy / "run.json").read_bytes()) == _beginning(there["run.json"].download_as_bytes())
 
     def _check_room(self, wanted: Mapping[str, Any]) -> None:

@@ -148,7 +148,7 @@ def test_what_was_not_uploaded_yet_is_kept(bucket):
 
 
 @pytest.mark.parametrize("files", [{}, {"run.json": RUN.replace("01-01", "02-02"), "metrics.jsonl": "other"}])
-def test_another_run_at_the_address_is_the_one_that_counts(bucket, files):
+def test_another_run_at_the_address_is_the_one_that_counts(bucket, files, capsys):
     with working_copy("gs://b/x") as folder:
         write(folder, {"run.json": RUN, "metrics.jsonl": "1", **checkpoint(5)})
     for name in names(bucket):
@@ -157,6 +157,7 @@ def test_another_run_at_the_address_is_the_one_that_counts(bucket, files):
     put(bucket, **{f"x/{name}": text for name, text in files.items()})
     with working_copy("gs://b/x"):
         assert contents(folder) == files
+    assert "is not the run that was copied to" in capsys.readouterr().err
 
 
 def test_a_copy_that_never_reached_the_bucket_is_gone_on_with(bucket):
@@ -165,6 +166,15 @@ def test_a_copy_that_never_reached_the_bucket_is_gone_on_with(bucket):
     with working_copy("gs://b/x"):
         assert contents(folder) == {"run.json": RUN, **checkpoint(5)}
     assert len(names(bucket)) == 3
+
+
+def test_a_copy_whose_upload_had_only_begun_is_gone_on_with(bucket):
+    with working_copy("gs://b/x") as folder:
+        write(folder, {"config.json": "{}"})
+    write(folder, {"run.json": RUN, **checkpoint(5)})
+    with working_copy("gs://b/x"):
+        assert contents(folder) == {"config.json": "{}", "run.json": RUN, **checkpoint(5)}
+    assert len(names(bucket)) == 4
 
 
 def test_half_a_checkpoint_in_the_bucket_is_passed_over_and_removed(bucket):
