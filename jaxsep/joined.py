@@ -26,7 +26,6 @@ from jaxsep.termination import Terminated, Termination
 
 PATIENCE = 7 * 24 * 3600  # seconds that processes wait for each other, in which one of them may measure or validate
 BEAT = 1.0  # seconds between two signs
-STAND_IN = 60.0  # seconds in which others are told of a process that ended before they came
 
 
 @contextlib.contextmanager
@@ -202,9 +201,17 @@ class Agreed(Termination):
             self._signs.step()
 
 
-def stand_in(group: Group, line: str) -> None:
-    """Joins in the place of a process that has ended before, and lets the others know instead of waiting for it."""
-    _connect(group, STAND_IN)
+def stand_in(group: Group, line: str, patience: float) -> None:
+    """Joins in the place of a process that has ended, so that the others need not wait for it.
+
+    To those that are about to join it says why; of those that have joined JAX ends each, as one of them has two selves.
+
+    Args:
+        group: the processes, of which that one was one.
+        line: why it has ended.
+        patience: seconds in which the others may come.
+    """
+    _connect(group, patience)
     _tell(line)
     time.sleep(4 * BEAT)
     os._exit(0)
@@ -236,4 +243,4 @@ def _short(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    stand_in(Group(**json.loads(sys.argv[1])), sys.argv[2])
+    stand_in(Group(**json.loads(sys.argv[1])), sys.argv[2], float(sys.argv[3]))

@@ -25,6 +25,8 @@ from jaxsep.hosts import AGAIN, LOST, SUPERVISED, Group, Lost
 from jaxsep.termination import STATUS as TERMINATED
 from jaxsep.termination import Terminated
 
+REPLACED = r"(\d+) unexpectedly tried to connect"  # what it logs of a process for which another one stands in
+PRESENT, COMING = 10, 60  # seconds in which others are told of the end of a process, once all have joined and before
 INTERRUPTED = 130  # exit status after Ctrl-C
 ABORTED = "JAX distributed service detected fatal errors"  # what JAX logs as it aborts a process that has lost others
 
@@ -55,8 +57,8 @@ def supervise(argv: Sequence[str], group: Group) -> int:
         status, line = _account(child.wait(), noise, group, joined, silent)
     if line:
         print(line, file=sys.stderr, flush=True)
-    if not joined and status not in (0, LOST, INTERRUPTED):
-        _stand_in(group, f"it ended with status {status} before all had joined")
+    if silent or child.returncode < 0 or (not joined and status not in (0, LOST, INTERRUPTED)):
+        _stand_in(group, f"it ended with status {status}", PRESENT if joined else COMING)
     return status
 
 
@@ -122,9 +124,9 @@ def _account(code: int, noise: IO[str], group: Group, joined: bool, silent: bool
     return 128 - code, f"{group} was ended by {signal.Signals(-code).name}; {AGAIN}"
 
 
-def _stand_in(group: Group, line: str) -> None:
-    """Tells the others, who would wait for the child to join, of its end."""
-    command = [sys.executable, "-m", "jaxsep.joined", json.dumps(dataclasses.asdict(group)), line]
+def _stand_in(group: Group, line: str, patience: int) -> None:
+    """Tells the others of the end of the child, for which they would wait."""
+    command = [sys.executable, "-m", "jaxsep.joined", json.dumps(dataclasses.asdict(group)), line, str(patience)]
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     quiet = subprocess.DEVNULL
@@ -132,7 +134,10 @@ def _stand_in(group: Group, line: str) -> None:
 
 
 def _culprit(text: str) -> str:
-    """Whom JAX misses: it lists numbers of processes one a line; who cannot reach process 0 misses that one."""
+    """Whom JAX misses: it lists numbers of processes one a line, or names the one for which another one stands in.
+
+    Who cannot reach process 0 misses that one.
+    """
     listed = re.search(r"stopped sending heartbeats\):\n((?:\S*\d+\n)+)", text)
-    numbers = re.findall(r"(\d+)$", listed[1], re.MULTILINE) if listed else ["0"]
+    numbers = re.findall(r"(\d+)$", listed[1], re.MULTILINE) if listed else re.findall(REPLACED, text)[:1] or ["0"]
     return f"process {', '.join(numbers)}"
