@@ -25,10 +25,10 @@ from jaxsep.hosts import AGAIN, LOST, SUPERVISED, Group, Lost
 from jaxsep.termination import STATUS as TERMINATED
 from jaxsep.termination import Terminated
 
-REPLACED = r"(\d+) unexpectedly tried to connect"  # what it logs of a process for which another one stands in
-PRESENT, COMING = 10, 60  # seconds in which others are told of the end of a process, once all have joined and before
 INTERRUPTED = 130  # exit status after Ctrl-C
 ABORTED = "JAX distributed service detected fatal errors"  # what JAX logs as it aborts a process that has lost others
+REPLACED = r"(\d+) unexpectedly tried to connect"  # and of one for which another one stands in
+PRESENT, COMING = 10, 60  # seconds in which others are told of the end of a process, once all have joined and before
 
 
 def supervised() -> bool:
@@ -57,7 +57,8 @@ def supervise(argv: Sequence[str], group: Group) -> int:
         status, line = _account(child.wait(), noise, group, joined, silent)
     if line:
         print(line, file=sys.stderr, flush=True)
-    if silent or child.returncode < 0 or (not joined and status not in (0, LOST, INTERRUPTED)):
+    unheard = status not in (0, LOST, INTERRUPTED) and (child.returncode < 0 or not joined)
+    if silent or unheard:
         _stand_in(group, f"it ended with status {status}", PRESENT if joined else COMING)
     return status
 
