@@ -10,22 +10,21 @@ only shows that the policies run.
 
 import argparse
 import time
+from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxsep import config as configs
-from jaxsep import losses, optim, separator, training
+from jaxsep import losses, optim, programs, separator, training
 
 DEMOS = ("spleeter", "open_unmix", "conv_tasnet", "demucs")
 HEAD = ("config", "precision", "step, s", "CPU, s", "memory, MiB", "GFLOP/s")
 
 
-def row(spec: str, policy: str, rounds: int) -> tuple[str, ...]:
-    """A line of the table."""
-    config = configs.load_config(spec)
-    config.precision = policy
-    mesh = training.make_mesh()
+def training_step(config: configs.Config, mesh: Mesh) -> tuple[programs.Program, training.TrainState, dict[str, Any]]:
+    """The step of a config, a state before it, and a batch of noise; conditioned systems are asked for each source."""
     training.check_batch(config, mesh)
     model = separator.build(config)
     optimiser = optim.build(config.optim, config.steps, model.policy.float16)
@@ -34,7 +33,17 @@ def row(spec: str, policy: str, rounds: int) -> tuple[str, ...]:
     count = len(configs.parse_sources(config.sources))
     shape = (config.data.batch_size, count, config.data.segment, config.channels)
     sources = np.random.default_rng(0).uniform(-0.2, 0.2, shape).astype(np.float32)
-    batch = training.put({"mix": sources.sum(axis=1), "sources": sources}, mesh)
+    batch = {"mix": sources.sum(axis=1), "sources": sources}
+    if config.data.conditions:
+        batch["targets"] = np.eye(count, dtype=np.float32)[np.arange(len(sources)) % count, None]
+    return step, state, training.put(batch, mesh)
+
+
+def row(spec: str, policy: str, rounds: int) -> tuple[str, ...]:
+    """A line of the table."""
+    config = configs.load_config(spec)
+    config.precision = policy
+    step, state, batch = training_step(config, training.make_mesh())
     clock = []
     for _ in range(1 + rounds):
         started = time.perf_counter(), time.process_time()

@@ -10,6 +10,7 @@ both wall-clock and CPU seconds are printed, since on a machine with other work 
 import argparse
 import functools
 import time
+from collections.abc import Sequence
 from unittest import mock
 
 import jax
@@ -62,8 +63,8 @@ def plain_candidate(batch: int, frames: int, widths: tuple[int, ...]):
         return jax_candidate(batch, frames, widths)
 
 
-def torch_candidate(batch: int, frames: int, widths: tuple[int, ...], channels_last: bool):
-    """(forward, step) of the same network in PyTorch."""
+def torch_net(widths: Sequence[int], channels: int):
+    """The same network in PyTorch: magnitudes [b c n f] to an estimate of one instrument's."""
     import torch
     from torch import nn
 
@@ -72,11 +73,11 @@ def torch_candidate(batch: int, frames: int, widths: tuple[int, ...], channels_l
             super().__init__()
             ins = [2 * width for width in widths[:-1]] + [widths[-1]]
             outs = [1, *widths[:-1]]
-            self.convs = nn.ModuleList(nn.Conv2d(i, o, 5, 2) for i, o in zip((CHANNELS, *widths), widths, strict=False))
+            self.convs = nn.ModuleList(nn.Conv2d(i, o, 5, 2) for i, o in zip((channels, *widths), widths, strict=False))
             self.norms = nn.ModuleList(nn.BatchNorm2d(width, 1e-3) for width in widths)
             self.deconvs = nn.ModuleList(nn.ConvTranspose2d(i, o, 5, 2) for i, o in zip(ins, outs, strict=True))
             self.denorms = nn.ModuleList(nn.BatchNorm2d(o, 1e-3) for o in outs)
-            self.logits = nn.Conv2d(1, CHANNELS, 4, dilation=2, padding=3)
+            self.logits = nn.Conv2d(1, channels, 4, dilation=2, padding=3)
 
         def forward(self, magnitude):
             x, skips = magnitude, []
@@ -89,8 +90,15 @@ def torch_candidate(batch: int, frames: int, widths: tuple[int, ...], channels_l
                 x = torch.cat([skips.pop(), x], 1) if skips else x
             return torch.sigmoid(self.logits(x)) * magnitude
 
+    return Net()
+
+
+def torch_candidate(batch: int, frames: int, widths: tuple[int, ...], channels_last: bool):
+    """(forward, step) of the same network in PyTorch."""
+    import torch
+
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    net = Net().eval().to(memory_format=layout)
+    net = torch_net(widths, CHANNELS).eval().to(memory_format=layout)
     adam = torch.optim.Adam(net.parameters(), 1e-4)
     magnitude, reference = (
         torch.rand(batch, CHANNELS, frames, BINS).contiguous(memory_format=layout) for _ in range(2)
