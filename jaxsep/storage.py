@@ -30,7 +30,7 @@ CHECKPOINTS = "checkpoints"
 PARTIAL = re.compile(rf"\.tmp$|\.orbax-checkpoint-tmp|^{CHECKPOINTS}/deleted/")  # what is about to be there, or to go
 INTERVAL = 5.0  # seconds between two looks at what has changed in a run folder
 TRANSFERS = 8  # files at a time
-PATIENCE = 60.0  # seconds for an answer of the server
+PATIENCE = 60.0  # seconds for an answer of the server, and in which a call is made again
 
 
 def is_address(path: str | Path) -> bool:
@@ -160,7 +160,7 @@ class Folder:
         path = self.copy / name
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f"{path.name}.tmp")
-        blob.download_to_filename(str(fresh), timeout=PATIENCE)  # compares the sum
+        blob.download_to_filename(str(fresh), **_limits())  # compares the sum
         os.replace(fresh, path)
         known[name] = [*_state(path), blob.crc32c]
 
@@ -168,19 +168,19 @@ class Folder:
         blob = self._bucket.blob(f"{self._prefix}/{name}")
         with path.open("rb") as file:  # as long as it is now: it may be appended to meanwhile
             size = os.fstat(file.fileno()).st_size
-            blob.upload_from_file(file, size=size, checksum="crc32c", timeout=PATIENCE)
+            blob.upload_from_file(file, size=size, checksum="crc32c", **_limits())
         known[name] = [*state, blob.crc32c]
 
     def _delete(self, name: str) -> None:
         from google.api_core.exceptions import NotFound
 
         with contextlib.suppress(NotFound):
-            self._bucket.delete_blob(f"{self._prefix}/{name}", timeout=PATIENCE)
+            self._bucket.delete_blob(f"{self._prefix}/{name}", **_limits())
 
     def _list(self) -> dict[str, Any]:
         """What the bucket has, by name below the folder."""
         prefix = f"{self._prefix}/"
-        blobs = self._client.list_blobs(self._bucket, prefix=prefix, timeout=PATIENCE)
+        blobs = self._client.list_blobs(self._bucket, prefix=prefix, **_limits())
         return {blob.name.removeprefix(prefix): blob for blob in blobs if not blob.name.endswith("/")}
 
     def _files(self) -> set[str]:
@@ -230,7 +230,9 @@ class Folder:
         if "run.json" not in there or "run.json" not in now:  # hardly anything has been uploaded, and that from here
             mine = [known.get(name, [0, 0, ""])[2] == blob.crc32c for name, blob in there.items()]
             return all(mine) and bool(mine or not known)
-        return _beginning((self.copy / "run.json").read_bytes()) == _beginning(there["run.json"].download_as_bytes())
+        return _beginning((self.copy / "run.json").read_bytes()) == _beginning(
+            there["run.json"].download_as_bytes(**_limits())
+        )
 
     def _check_room(self, wanted: Mapping[str, Any]) -> None:
         self.copy.mkdir(parents=True, exist_ok=True)
@@ -342,6 +344,13 @@ def _client() -> Any:
         raise JaxsepError("gs:// needs credentials; run `gcloud auth application-default login`") from None
 
 
+def _limits() -> dict[str, Any]:
+    """How long a call of the server is tried."""
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    return {"timeout": PATIENCE, "retry": DEFAULT_RETRY.with_timeout(PATIENCE)}
+
+
 def _in_order(names: Iterable[str], transfer: Callable[[str], None]) -> None:
     """Lists of sums after all else, and checkpoints after what is not one."""
     groups: tuple[list[str], ...] = [], [], []
@@ -349,7 +358,13 @@ def _in_order(names: Iterable[str], transfer: Callable[[str], None]) -> None:
         groups[(_step(name) is not None) + name.endswith(f"/{SUMS}")].append(name)
     with ThreadPoolExecutor(TRANSFERS) as pool:
         for group in groups:
-            list(pool.map(transfer, group))
+            running = [pool.submit(transfer, name) for name in group]
+            try:
+                for each in running:
+                    each.result()
+            finally:  # the others need not fail one by one
+                for each in running:
+                    each.cancel()
 
 
 def _step(name: str) -> int | None:

@@ -281,6 +281,20 @@ def test_one_line_for_what_a_user_can_mend(bucket, monkeypatch, tmp_path, capsys
             here("gs://b/y")
 
 
+def test_a_server_that_does_not_answer_is_not_asked_for_every_file(bucket, monkeypatch):
+    monkeypatch.setattr(storage, "PATIENCE", 1.0)
+    folder = Folder("gs://b/x")
+    write(folder.copy, {f"file {number}": "" for number in range(100)})
+    with socket.socket() as silent:
+        silent.bind(("localhost", 0))
+        silent.listen()
+        monkeypatch.setattr(folder._client._connection, "API_BASE_URL", f"http://localhost:{silent.getsockname()[1]}")
+        begun = time.monotonic()
+        with pytest.raises(JaxsepError, match="gs://b/x: cannot be written"):
+            folder.upload()
+    assert time.monotonic() - begun < 10
+
+
 def test_a_last_upload_that_fails_says_where_all_is(bucket, monkeypatch, capsys):
     monkeypatch.setattr(Folder, "_upload", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
     with pytest.raises(JaxsepError, match=r"all is in .*machine.*goes on from it"), working_copy("gs://b/x") as folder:
