@@ -16,7 +16,7 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,8 @@ class Folder:
         """
         with self._locked() as known, self._explained("read"):
             found = self._list()
-            there, now = _whole(found), self._here()
+            listed = {_step(name) for name in found if name.endswith(f"/{SUMS}")}  # its other files came before
+            there, now = _of_steps(found, listed), self._here()
             mine = self._ahead(there, now, known)
             wanted = {}
             for name, blob in there.items():
@@ -152,9 +153,12 @@ class Folder:
         """
         with self._locked() as known, self._explained("written"), self._pinned(known) as (now, pins):
             _in_order(pins, lambda name: self._upload(name, pins[name], now[name], known))
+            whole = {_step(name) for name in now}
             for name in sorted(known.keys() - now.keys(), key=lambda name: not name.endswith(SUMS)):
-                self._delete(name)
-                del known[name]
+                step = _step(name)
+                if step in whole or not (self.copy / CHECKPOINTS / str(step)).exists():  # else it is being replaced
+                    self._delete(name)
+                    del known[name]
 
     def _download(self, name: str, blob: Any, known: dict[str, list]) -> None:
         path = self.copy / name
@@ -194,14 +198,20 @@ class Folder:
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                 if not PARTIAL.search(name):
                     found[name] = _state(self.copy / name)
-        return _whole(found)
+        steps = set()
+        for name in found:
+            if _step(name) is not None and name.endswith(f"/{SUMS}"):
+                with contextlib.suppress(FileNotFoundError):
+                    files = {f"{CHECKPOINTS}/{_step(name)}/{file}" for _, file in sums(self.copy / name)}
+                    steps |= {_step(name)} if files <= found.keys() else set()
+        return _of_steps(found, steps)
 
     @contextlib.contextmanager
     def _pinned(self, known: Mapping[str, Any]) -> Iterator[tuple[dict[str, list[int]], dict[str, Path]]]:
         """What there is, and links to what of it is not in the bucket yet.
 
         The run removes checkpoints and makes others, perhaps quicker than they are uploaded; through a link a file
-        can be read to its end. What was removed while it was being linked, or listed, is looked for once more.
+        can be read to its end. Where something was removed while it was being linked, all is looked for once more.
         """
         folder = Path(f"{self._beside}.pinned")
         try:
@@ -210,14 +220,10 @@ class Folder:
                 now = self._here()
                 changed = [name for name, state in now.items() if known.get(name, [])[:2] != state]
                 pins = {name: folder / name for name in changed}
-                try:
+                with contextlib.suppress(FileNotFoundError):
                     for name, pin in pins.items():
                         pin.parent.mkdir(parents=True, exist_ok=True)
                         os.link(self.copy / name, pin)
-                except FileNotFoundError:
-                    continue
-                lists = [pin for name, pin in pins.items() if _step(name) is not None and pin.name == SUMS]
-                if all(f"{CHECKPOINTS}/{pin.parent.name}/{name}" in now for pin in lists for _, name in sums(pin)):
                     break
             yield now, pins
         finally:
@@ -373,10 +379,9 @@ def _step(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _whole(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What is found by name, without checkpoints whose list of sums is not there yet."""
-    steps = {_step(name) for name in found if name.endswith(f"/{SUMS}")} | {None}
-    return {name: value for name, value in found.items() if _step(name) in steps}
+def _of_steps(found: Mapping[str, Any], steps: Set[int | None]) -> dict[str, Any]:
+    """What is found by name, of checkpoints those of these steps."""
+    return {name: value for name, value in found.items() if _step(name) in {*steps, None}}
 
 
 def _newest(names: Iterable[str]) -> int:

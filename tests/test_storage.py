@@ -243,19 +243,20 @@ def test_a_checkpoint_that_is_removed_while_it_is_uploaded_arrives(bucket, monke
     assert seen == [{5}, {5, 8}, {8}, {8, 9}]
 
 
-def test_a_list_of_sums_without_its_files_is_not_uploaded(bucket, monkeypatch):
-    """As it is found where a checkpoint takes the place of another one of the same step."""
-    folder, listings = Folder("gs://b/x"), []
-    write(folder.copy, {**checkpoint(5), **checkpoint(5, "new")})
-    files = Folder._files
-
-    def between(self):
-        listings.append(files(self))
-        return listings[-1] - {"checkpoints/5/d/new"} if len(listings) == 1 else listings[-1]
-
-    monkeypatch.setattr(Folder, "_files", between)
+def test_a_checkpoint_that_takes_the_place_of_another_one_of_its_step(bucket):
+    folder = Folder("gs://b/x")
+    write(folder.copy, checkpoint(5))
     folder.upload()
-    assert len(listings) == 2 and {"x/checkpoints/5/d/new", f"x/checkpoints/5/{integrity.SUMS}"} <= names(bucket)
+    shutil.rmtree(folder.copy / "checkpoints" / "5")
+    new, sums = checkpoint(5, "new").items()
+    write(folder.copy, dict([sums]))  # as a listing finds it that began before and ended behind the change
+    folder.upload()
+    assert names(bucket) == {f"x/{name}" for name in checkpoint(5)}
+    assert bucket.blob(f"x/{sums[0]}").download_as_text() == checkpoint(5)[sums[0]]
+    write(folder.copy, dict([new]))
+    folder.upload()
+    assert names(bucket) == {f"x/{name}" for name in checkpoint(5, "new")}
+    assert bucket.blob(f"x/{sums[0]}").download_as_text() == sums[1]
 
 
 def test_one_line_for_what_a_user_can_mend(bucket, monkeypatch, tmp_path, capsys):
