@@ -330,7 +330,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--systems", nargs="+", default=systems(), metavar="NAME[:VARIANT]")
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, default=CANDIDATES)
-    parser.add_argument("--batch", type=int, default=1, help="the first")
+    parser.add_argument("--batch", type=int, default=2, help="the first; LaSAFT cannot train on one example")
     parser.add_argument("--largest", type=int, help="on a CPU the first, else what memory allows")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--limit", type=float, default=1800, help="seconds of a row")
