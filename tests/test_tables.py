@@ -141,8 +141,8 @@ def test_data_files_come_with_the_package(tmp_path):
     """Installed elsewhere, without the repository around it, nor jax."""
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "jaxsep" / "tables", tmp_path / "jaxsep" / "tables", ignore=ignore)
-    for name in ("errors.py", "config.py", "cli.py", "__init__.py"):
-        shutil.copy(ROOT / "jaxsep" / name, tmp_path / "jaxsep")
+    for path in (ROOT / "jaxsep").glob("*.py"):
+        shutil.copy(path, tmp_path / "jaxsep")
     code = (
         "import sys; from jaxsep import cli, tables; assert str(tables.FOLDER).startswith(sys.argv[1]); "
         "assert cli.main(['tables', 'sisec18']) == 0 and cli.main(['tables', 'demucs']) == 0; "
