@@ -17,7 +17,7 @@ import soundfile
 import test_train
 from test_train import RATE, arrays, last_step, timeless
 
-from jaxsep import integrity
+from jaxsep import integrity, supervision
 from jaxsep.config import defaults
 from jaxsep.errors import JaxsepError
 from jaxsep.hosts import Group, Host, parse_group
@@ -169,12 +169,13 @@ def test_none_is_left_behind_and_nothing_is_lost(whole, songs, environment, tmp_
     assert errors[1] == [f"process 1 of 2 stopped: process 0 died or hangs; {GOES_ON}"]
 
     processes = Processes(songs, workdir, environment)
-    processes.wait_for(workdir, 16)
+    while "parameters" not in processes.outputs[0].read_text():  # JAX looks for the signal once a second, and all
+        time.sleep(0.01)  # steps may be done in less; compiling takes longer
     processes.running[1].send_signal(signal.SIGTERM)
     said = "terminated; the state is saved and the same command goes on from it"
     assert processes.end() == ([143, 143], [[said], [said]])
     (saved, *_) = integrity.steps(workdir / "checkpoints")[::-1]
-    assert saved >= 16
+    assert STEPS > saved > json.loads((workdir / "run.json").read_text())["resumed"][-1]["step"] > 0
 
     processes = Processes(songs, workdir, environment)
     assert processes.end() == ([0, 0], [[], []])
@@ -203,9 +204,21 @@ def test_the_others_stop_at_once_when_one_dies(songs, environment, tmp_path, vic
     processes.signal(victim, signal.SIGKILL)
     statuses, errors = processes.end(patience=110)
     assert statuses[victim] == 137 and statuses[1 - victim] == 75, errors
-    line = f"process {1 - victim} of 2 stopped: process {victim} died or hangs; {GOES_ON}"
-    assert errors[1 - victim] == [line]
+    (line,) = errors[1 - victim]  # which names the victim, unless a collective fails first
+    assert " died" in line and line.endswith(GOES_ON) and f"process {1 - victim} died" not in line
     assert time.monotonic() - begun < 60
+
+
+@pytest.mark.parametrize(
+    ("log", "culprit"),
+    [
+        ("Task crash (stopped sending heartbeats):\n/job:jax_worker/replica:0/task:3\n5\nRPC: x", "process 3, 5"),
+        ("518] [1213509107] 2 unexpectedly tried to connect with a different incarnation.\nABORTED: 2", "process 2"),
+        ("UNAVAILABLE: failed to connect to all addresses", "process 0"),
+    ],
+)
+def test_what_jax_says_of_who_is_missing(log, culprit):
+    assert supervision._culprit(log) == culprit
 
 
 @pytest.mark.parametrize("victim", [0, 1])
