@@ -198,11 +198,13 @@ def _code() -> str:
 
 def _save(path: Path, identity: str, program: Program) -> None:
     """A line about the program, and the program; nothing where it cannot be written or cannot be kept."""
+    compiled: Any = program.compiled
     try:
-        compiled: Any = program.compiled
         executable = serialize_executable.serialize(compiled)[0]
     except (NotImplementedError, ValueError, jax.errors.JaxRuntimeError):
-        return  # a backend without serialisation, or a program with callbacks to Python: it is compiled at each start
+        # How JAX says, in this order, that the program holds constants as arguments, that the backend serialises nothing,
+        # and that the program calls Python: each start compiles it.
+        return
     about = {"identity": identity, "sum": hashlib.sha256(executable).hexdigest()}
     about |= {"flops": program.flops, "memory": program.memory}
     fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")

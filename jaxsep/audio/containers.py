@@ -42,6 +42,9 @@ class AvReader(AudioReader):
                 self.length = self._indexed_length(container, audio)
                 self.seconds = self.length / self.rate
 
+    def close(self) -> None:
+        """Nothing: the file is open only while it is read."""
+
     def _audio(self, container: Any) -> Any:
         streams = container.streams.audio
         if self._stream >= len(streams):

@@ -1,5 +1,6 @@
 """What all readers of sound files share: header facts, blocks, segments and the checks of what was decoded."""
 
+import abc
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ PathLike = str | os.PathLike[str]
 BLOCK = 1 << 16  # samples per block where nothing else asks for a size
 
 
-class AudioReader:
+class AudioReader(abc.ABC):
     """A sound file open for reading: header facts, and its samples from the start or from any position.
 
     Attributes:
@@ -47,6 +48,7 @@ class AudioReader:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Closes the file."""
 
@@ -85,9 +87,9 @@ class AudioReader:
         self._check_finite(samples, start)
         return samples
 
+    @abc.abstractmethod
     def _chunks(self, start: int, size: int, dtype: Dtype) -> Iterator[Samples]:
         """Samples from `start` on, in chunks of any lengths; `size` is what the caller would like."""
-        raise NotImplementedError  # the one thing that each kind of file brings: SndReader, AvReader
 
     def _check_finite(self, block: Samples, start: int) -> None:
         if block.dtype == np.float32 and not np.isfinite(block).all():

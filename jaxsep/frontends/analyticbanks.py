@@ -5,6 +5,7 @@ as asteroid-filterbanks has them; there the real and imaginary parts are 2 `bins
 spectrum of `bins` complex ones, so that nets on spectra take it.
 """
 
+import abc
 import math
 from typing import ClassVar
 
@@ -54,9 +55,9 @@ class ComplexBank(Framed):
         if self.synthesis == "free":
             self.resynthesis = self.kernels("synthesis")
 
+    @abc.abstractmethod
     def kernels(self, side: str) -> Float[Array, "frame 2 bins"]:
         """Kernels from the parameters of "analysis" or of "synthesis"."""
-        raise NotImplementedError  # what makes a bank: AnalyticBank, SincBank
 
     def check(self) -> None:
         """Linen modules are built unchecked.

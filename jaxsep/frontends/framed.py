@@ -1,5 +1,6 @@
 """Frames of a wave and the way back: all that front ends on frames have in common but what they do with a frame."""
 
+import abc
 from typing import ClassVar
 
 import flax.linen as nn
@@ -95,17 +96,17 @@ class Framed(nn.Module):
         return self.frame
 
     @property
+    @abc.abstractmethod
     def available(self) -> int:
         """Bins of the whole spectrum."""
-        raise NotImplementedError  # this and the next two are what a front end brings: Stft, ComplexBank
 
+    @abc.abstractmethod
     def _analyse(self, frames: Float[Array, "*b n frame"]) -> Complex[Array, "*b n f"]:
         """Spectra of frames."""
-        raise NotImplementedError  # see `available`
 
+    @abc.abstractmethod
     def _synthesise(self, latent: Complex[Array, "*b n f"]) -> Float[Array, "*b n frame"]:
         """Frames that are added to a wave."""
-        raise NotImplementedError  # see `available`
 
     def _energy(self, count: int) -> Float[Array, " t"] | None:
         """What the sum of `count` frames has to be divided by, if anything."""
