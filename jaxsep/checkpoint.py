@@ -22,11 +22,9 @@ from jaxsep import frontends, integrity, storage
 from jaxsep.config import Config, choose, parse_sources, run_config
 from jaxsep.errors import JaxsepError
 from jaxsep.hosts import Host, tells_of_loss
+from jaxsep.integrity import DELETED, FOLDER, TEMPORARY
 from jaxsep.termination import Terminated
 
-FOLDER = "checkpoints"
-DELETED = "deleted"  # superseded checkpoints are renamed into it, so that a kill leaves no half of one
-TEMPORARY = ".orbax-checkpoint-tmp"  # behind the name of a checkpoint that is being written
 ADDED = ("loss_scale",)  # items that a run has only since its precision was changed
 ON_FULL_DISK = {"stop": False, "go_on": True}
 ROOM = 2**20  # bytes that a checkpoint takes besides its arrays, at most

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsep import __version__, storage
+from jaxsep import __version__
 from jaxsep.errors import JaxsepError
 
 READ = ("detector", "model", "run", "runs")  # arguments that may be addresses of runs
@@ -118,7 +118,11 @@ def _fetch_runs(args: argparse.Namespace) -> None:
     for name, value in vars(args).items():
         many = isinstance(value, list)
         paths = value if many else [value]
-        if any(isinstance(path, Path) and storage.is_address(path) for path in paths):
+        if not any(isinstance(path, Path) and ":/" in str(path) for path in paths):
+            continue
+        from jaxsep import storage  # half as long as all that every start imports
+
+        if any(storage.is_address(path) for path in paths):
             if name not in READ:
                 raise JaxsepError(f"{name} {value}: expected a path on a disk; runs alone are read from buckets")
             copies = [storage.here(path) for path in paths]

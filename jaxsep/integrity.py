@@ -10,6 +10,9 @@ from pathlib import Path
 
 from jaxsep.errors import JaxsepError
 
+FOLDER = "checkpoints"  # of a run folder
+DELETED = "deleted"  # superseded checkpoints are renamed into it, so that a kill leaves no half of one
+TEMPORARY = ".orbax-checkpoint-tmp"  # behind the name of a checkpoint that is being written
 SUMS = "SHA256SUMS"
 METADATA = "_CHECKPOINT_METADATA"
 LATER = (

@@ -202,8 +202,8 @@ def _save(path: Path, identity: str, program: Program) -> None:
     try:
         executable = serialize_executable.serialize(compiled)[0]
     except (NotImplementedError, ValueError, jax.errors.JaxRuntimeError):
-        # How JAX says, in this order, that the program holds constants as arguments, that the backend serialises nothing,
-        # and that the program calls Python: each start compiles it.
+        # How JAX says, in this order, that the program has constants for arguments, that the backend serialises
+        # nothing, and that the program calls Python: each start compiles it.
         return
     about = {"identity": identity, "sum": hashlib.sha256(executable).hexdigest()}
     about |= {"flops": program.flops, "memory": program.memory}

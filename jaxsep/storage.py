@@ -24,10 +24,9 @@ from typing import Any
 from jaxsep.cache import cache_folder
 from jaxsep.errors import JaxsepError
 from jaxsep.hosts import Lost
-from jaxsep.integrity import SUMS, sums, warn
+from jaxsep.integrity import DELETED, FOLDER, SUMS, TEMPORARY, sums, warn
 
-CHECKPOINTS = "checkpoints"
-PARTIAL = re.compile(rf"\.tmp$|\.orbax-checkpoint-tmp|^{CHECKPOINTS}/deleted/")  # what is about to be there, or to go
+PARTIAL = re.compile(rf"\.tmp$|{re.escape(TEMPORARY)}|^{FOLDER}/{DELETED}/")  # what is about to be there, or to go
 INTERVAL = 5.0  # seconds between two looks at what has changed in a run folder
 TRANSFERS = 8  # files at a time
 PATIENCE = 60.0  # seconds for an answer of the server, and in which a call is made again
@@ -156,7 +155,7 @@ class Folder:
             whole = {_step(name) for name in now}
             for name in sorted(known.keys() - now.keys(), key=lambda name: not name.endswith(SUMS)):
                 step = _step(name)
-                if step in whole or not (self.copy / CHECKPOINTS / str(step)).exists():  # else it is being replaced
+                if step in whole or not (self.copy / FOLDER / str(step)).exists():  # else it is being replaced
                     self._delete(name)
                     del known[name]
 
@@ -202,7 +201,7 @@ class Folder:
         for name in found:
             if _step(name) is not None and name.endswith(f"/{SUMS}"):
                 with contextlib.suppress(FileNotFoundError):
-                    files = {f"{CHECKPOINTS}/{_step(name)}/{file}" for _, file in sums(self.copy / name)}
+                    files = {f"{FOLDER}/{_step(name)}/{file}" for _, file in sums(self.copy / name)}
                     steps |= {_step(name)} if files <= found.keys() else set()
         return _of_steps(found, steps)
 
@@ -375,7 +374,7 @@ def _in_order(names: Iterable[str], transfer: Callable[[str], None]) -> None:
 
 def _step(name: str) -> int | None:
     """Whose checkpoint a file is part of."""
-    match = re.match(rf"{CHECKPOINTS}/(\d+)/", name)
+    match = re.match(rf"{FOLDER}/(\d+)/", name)
     return int(match[1]) if match else None
 
 
